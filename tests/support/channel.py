@@ -31,6 +31,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
+        self._decrypted = bytearray()
         self._sending = asyncio.Lock()
         self.tls: ssl.SSLObject | None = None
         if tls is not None:
@@ -64,6 +65,10 @@ class Channel:
         if self.tls is None:
             return await self._loop.sock_recv(self._socket, limit_bytes)
         while True:
+            if self._decrypted:
+                data = bytes(self._decrypted[:limit_bytes])
+                del self._decrypted[:limit_bytes]
+                return data
             try:
                 return self.tls.read(limit_bytes)
             except ssl.SSLWantReadError:
@@ -88,6 +93,11 @@ class Channel:
         if self.tls is None:
             self._socket.shutdown(socket.SHUT_WR)
             return
+        with contextlib.suppress(ssl.SSLError):
+            # Python's unwrap() also looks for the peer's close_notify, and gives the connection up for
+            # lost when it finds data in its place.
+            while data := self.tls.read(READ_BYTES):
+                self._decrypted += data
         with contextlib.suppress(ssl.SSLError):
             self.tls.unwrap()
         await self._flush()

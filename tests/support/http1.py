@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+import time
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -96,64 +96,89 @@ async def read_head(source: Source) -> Head | None:
             if source.buffer:
                 raise Truncated(f"the stream ended in a head: {bytes(source.buffer[:200])!r}")
             return None
-    return parse_head(_take(source, end + 4))
+    return parse_head(_take(source.buffer, end + 4))
 
 
 def framing_of(head: Head) -> str:
-    """"chunked", "length" or "none" by the fields alone."""
+    """ "chunked", "length" or "none" by the fields alone."""
     if any("chunked" in value.lower() for value in head.values("transfer-encoding")):
         return "chunked"
     return "length" if head.values("content-length") else "none"
 
 
-async def pieces(source: Source, framing: str, length: int, body: Body) -> AsyncIterator[bytes]:
-    """Yield a body's bytes as they come; `framing` is "chunked", "length" or "close" (to the end).
+def body_reader(head: Head) -> BodyReader:
+    """For a request's body: no fields, no body (RFC 9112 section 6.3)."""
+    kind = framing_of(head)
+    return BodyReader(
+        kind if kind == "chunked" else "length", int((head.values("content-length") or ["0"])[0])
+    )
 
-    Raises Truncated when the stream ends too early or the chunk framing is broken.
+
+class BodyReader:
+    """Takes one body out of a buffer, piece by piece, as it comes.
+
+    `framing` is "chunked", "length" or "close" (to the end of the stream). What it takes is noted in
+    `body`; `is_done` is true after the last byte, also when that makes a body without any.
     """
-    if framing == "close":
-        while source.buffer or await source.fill():
-            yield _take(source, len(source.buffer))
-    elif framing == "length":
-        async for piece in _exactly(source, length):
-            yield piece
-    else:
-        while size := await _chunk_size(source):
-            body.chunk_sizes.append(size)
-            async for piece in _exactly(source, size):
-                yield piece
-            if await _line(source):
+
+    def __init__(self, framing: str, length: int = 0) -> None:
+        self.body = Body()
+        self.is_done = framing == "length" and length == 0
+        self.body.is_complete = self.is_done
+        self._framing = framing
+        self._left = length
+        self._expect = "size"
+
+    def take(self, buffer: bytearray) -> bytes | None:
+        """Remove and return the next bytes; None when more must come first (or all is done).
+
+        Raises Truncated when the chunk framing is broken.
+        """
+        while not self.is_done and buffer:
+            if self._framing == "close" or self._left:
+                piece = _take(buffer, min(self._left or len(buffer), len(buffer)))
+                self._left -= len(piece) if self._framing != "close" else 0
+                if self._framing == "length" and not self._left:
+                    self._finish()
+                self.body.add(piece, time.monotonic())
+                return piece
+            end = buffer.find(b"\r\n")
+            if end < 0:
+                return None
+            self._line(_take(buffer, end + 2)[:-2])
+        return None
+
+    def end(self) -> None:
+        """Note the end of the stream; raises Truncated when the body needs more."""
+        if self._framing == "close":
+            self._finish()
+        if not self.is_done:
+            raise Truncated(f"the stream ended after {self.body.size} bytes of a {self._framing} body")
+
+    def _line(self, line: bytes) -> None:
+        if self._expect == "size":
+            digits = line.partition(b";")[0].strip()
+            if not re.fullmatch(rb"[0-9A-Fa-f]+", digits):
+                raise Truncated(f"not a chunk size: {line[:60]!r}")
+            self._left = int(digits, 16)
+            self._expect = "after data" if self._left else "trailer"
+            if self._left:
+                self.body.chunk_sizes.append(self._left)
+        elif self._expect == "after data":
+            if line:
                 raise Truncated("no CRLF after a chunk")
-        while line := await _line(source):
+            self._expect = "size"
+        elif line:
             name, _, value = line.partition(b":")
-            body.trailers.append((name.decode("latin-1"), value.strip().decode("latin-1")))
-    body.is_complete = True
+            self.body.trailers.append((name.decode("latin-1"), value.strip().decode("latin-1")))
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.is_done = self.body.is_complete = True
 
 
-async def _chunk_size(source: Source) -> int:
-    line = await _line(source)
-    if not re.fullmatch(rb"[0-9A-Fa-f]+", line.partition(b";")[0].strip()):
-        raise Truncated(f"not a chunk size: {line[:60]!r}")
-    return int(line.partition(b";")[0], 16)
-
-
-async def _exactly(source: Source, size: int) -> AsyncIterator[bytes]:
-    while size:
-        if not source.buffer and not await source.fill():
-            raise Truncated(f"{size} bytes short")
-        piece = _take(source, min(size, len(source.buffer)))
-        size -= len(piece)
-        yield piece
-
-
-async def _line(source: Source) -> bytes:
-    while (end := source.buffer.find(b"\r\n")) < 0:
-        if not await source.fill():
-            raise Truncated("the stream ended in a line")
-    return _take(source, end + 2)[:-2]
-
-
-def _take(source: Source, size: int) -> bytes:
-    data = bytes(source.buffer[:size])
-    del source.buffer[:size]
+def _take(buffer: bytearray, size: int) -> bytes:
+    data = bytes(buffer[:size])
+    del buffer[:size]
     return data
