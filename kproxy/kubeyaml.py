@@ -1,0 +1,230 @@
+"""Kubernetes' reading of YAML: which document, which scalars are strings, and no coercion of types.
+
+kubectl parses with go-yaml v2 and decodes JSON from that (sigs.k8s.io/yaml, apimachinery
+runtime/serializer/json), so this differs from PyYAML's SafeLoader in the resolution of plain scalars
+and from dict access in that a number is never taken for a string. No message shows a value: the
+values are credentials.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import yaml
+from yaml.constructor import ConstructorError
+
+try:
+    from yaml import CSafeLoader as _SafeLoader
+except ImportError:  # PyYAML built without libyaml: the same results, ten times slower
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+
+
+_Value = TypeVar("_Value")
+
+
+class YamlError(ValueError):
+    """The document cannot be parsed; the text says on which line and never quotes it."""
+
+
+class _Loader(_SafeLoader):
+    """PyYAML with go-yaml's scalars: `y` and `n` are booleans, dates and sexagesimal numbers strings."""
+
+    # go-yaml v2, resolve.go. Emptied first: the class attribute belongs to PyYAML's own loader.
+    yaml_implicit_resolvers: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """Keys become strings as in the step to JSON: `n: 1` is `{"false": 1}`; the last of equals wins."""
+        pairs = super().construct_mapping(node, deep=deep)
+        return {_key(key, node): value for key, value in pairs.items()}
+
+
+def _key(key: object, node: yaml.Node) -> str:
+    if isinstance(key, str):
+        return key
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    if isinstance(key, int | float):
+        return str(key)
+    raise ConstructorError(None, None, "a mapping key is neither text nor number", node.start_mark)
+
+
+def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
+    text = str(loader.construct_scalar(node))
+    plain = text.replace("_", "").lower()
+    for parse in (lambda: int(plain, 0), lambda: int(plain, 8), lambda: float(plain)):
+        try:
+            number: int | float = parse()
+        except ValueError:
+            continue
+        # ParseFloat refuses what does not fit, and then the scalar stays text.
+        return text if number in (float("inf"), float("-inf")) else number
+    return text
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool",
+    re.compile(r"(?:y|Y|yes|Yes|YES|true|True|TRUE|on|On|ON|n|N|no|No|NO|false|False|FALSE|off|Off|OFF)$"),
+    list("yYtToOnNfF"),
+)
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""]
+)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:merge", re.compile(r"<<$"), ["<"])
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int",
+    re.compile(
+        r"[-+]?(?:0[bB][01_]+|0[oO][0-7_]+|0[xX][0-9a-fA-F_]+"
+        r"|(?:\.[0-9_]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9_]+)?)$"
+    ),
+    list("-+.0123456789"),
+)
+_Loader.add_constructor("tag:yaml.org,2002:int", _number)
+_Loader.bool_values = {
+    **dict.fromkeys(("y", "yes", "true", "on"), True),
+    **dict.fromkeys(("n", "no", "false", "off"), False),
+}
+
+
+def parse(data: bytes) -> object:
+    """Return the first document of `data` (None if there is none); the others are not even parsed.
+
+    Raises YamlError.
+    """
+    loader = _Loader(data)
+    try:
+        node = loader.get_node() if loader.check_node() else None
+        return None if node is None else loader.construct_document(node)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"line {mark.line + 1}: " if mark else ""
+        raise YamlError(f"{where}{error.problem or error.context}") from None
+    except yaml.reader.ReaderError as error:
+        raise YamlError(f"byte {error.position}: {error.reason}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise YamlError(f"not readable as YAML ({type(error).__name__})") from None
+    finally:
+        loader.dispose()
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A mapping with its path. Hands out typed fields and adds every field of a wrong type to `problems`.
+
+    Unknown fields are ignored, keys are case-sensitive, and null is the same as absent.
+    """
+
+    fields: Mapping[str, object]
+    path: str
+    problems: list[str]
+
+    @classmethod
+    def of(cls, value: object, path: str, problems: list[str]) -> Section:
+        """`value` as a section; an empty one, with the problem noted, if it is no mapping."""
+        if value is not None and not isinstance(value, dict):
+            problems.append(f"{path or 'the document'}: expected a mapping, found {_kind(value)}")
+        return cls(value if isinstance(value, dict) else {}, path, problems)
+
+    def has(self, key: str) -> bool:
+        return self.fields.get(key) is not None
+
+    def string(self, key: str) -> str:
+        """The text of `key`, "" if absent."""
+        return _string(self.fields.get(key), self._at(key), self.problems)
+
+    def boolean(self, key: str) -> bool:
+        """The truth of `key`, False if absent."""
+        value = self.fields.get(key)
+        if value is None or isinstance(value, bool):
+            return bool(value)
+        self.problems.append(f"{self._at(key)}: expected true or false, found {_kind(value)}")
+        return False
+
+    def data(self, key: str) -> bytes:
+        """The bytes of base64 field `key`, b"" if absent. Line ends inside are fine, blanks are not."""
+        text = self.string(key).replace("\r", "").replace("\n", "")
+        if wrong := re.search(r"[^A-Za-z0-9+/=]", text):
+            self.problems.append(f"{self._at(key)}: illegal base64 character at byte {wrong.start()}")
+            return b""
+        try:
+            return base64.b64decode(text, validate=True)
+        except binascii.Error:
+            self.problems.append(f"{self._at(key)}: not base64: wrong length or padding")
+            return b""
+
+    def strings(self, key: str) -> tuple[str, ...]:
+        """The texts of list `key`."""
+        return _strings(self.fields.get(key), self._at(key), self.problems)
+
+    def string_map(self, key: str) -> dict[str, str]:
+        """Mapping `key` from text to text."""
+        return self._map(key, _string)
+
+    def strings_map(self, key: str) -> dict[str, tuple[str, ...]]:
+        """Mapping `key` from text to lists of texts."""
+        return self._map(key, _strings)
+
+    def section(self, key: str) -> Section:
+        """Mapping `key`, an empty one if absent."""
+        return Section.of(self.fields.get(key), self._at(key), self.problems)
+
+    def sections(self, key: str) -> Iterator[Section]:
+        """The mappings of list `key`."""
+        path = self._at(key)
+        for index, item in enumerate(_list(self.fields.get(key), path, self.problems)):
+            yield Section.of(item, f"{path}[{index}]", self.problems)
+
+    def named(self, key: str, field: str | None = None) -> Iterator[tuple[str, Section]]:
+        """(name, entry) of a list of named entries, or of the entries' mapping `field`.
+
+        A name used twice is a problem (client-go api/v1/conversion.go).
+        """
+        seen: set[str] = set()
+        for entry in self.sections(key):
+            name = entry.string("name")
+            if name in seen:
+                # kubectl prints the whole list here, tokens included.
+                self.problems.append(f'{self._at(key)}: duplicate name "{name}"; rename or remove one')
+            seen.add(name)
+            yield name, entry.section(field) if field else entry
+
+    def _map(self, key: str, convert: Callable[[object, str, list[str]], _Value]) -> dict[str, _Value]:
+        section = self.section(key)
+        return {
+            name: convert(value, section._at(name), self.problems) for name, value in section.fields.items()
+        }
+
+    def _at(self, key: str) -> str:
+        return f"{self.path}.{key}" if self.path else key
+
+
+def _string(value: object, path: str, problems: list[str]) -> str:
+    if value is None or isinstance(value, str):
+        return value or ""
+    hint = "; put it in quotes" if isinstance(value, bool | int | float) else ""
+    problems.append(f"{path}: expected a string, found {_kind(value)}{hint}")
+    return ""
+
+
+def _strings(value: object, path: str, problems: list[str]) -> tuple[str, ...]:
+    return tuple(
+        _string(item, f"{path}[{index}]", problems) for index, item in enumerate(_list(value, path, problems))
+    )
+
+
+def _list(value: object, path: str, problems: list[str]) -> list[object]:
+    if value is None or isinstance(value, list):
+        return value or []
+    problems.append(f"{path}: expected a list, found {_kind(value)}")
+    return []
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, bool):
+        return "true or false (YAML also reads plain y, n, yes, no, on and off as such)"
+    kinds = {str: "a string", int: "a number", float: "a number", dict: "a mapping", list: "a list"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
