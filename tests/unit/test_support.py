@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import shutil
 import ssl
+import sys
+from pathlib import Path
 
 import pytest
 
 from tests.support import answers, pki, secrets
 from tests.support.client import RawClient, request_bytes
+from tests.support.program import KubectlProxy, Process, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
 
 CA = pki.CA()
@@ -65,7 +69,7 @@ async def test_chunked_body_and_trailers_pass_both_readers(tls: Contexts) -> Non
         )
         response = await client.read_response()
         body = upstream.requests[0].body
-        assert (body.chunk_sizes, body.data, body.trailers) == ([2, 3], b"abcde", [("Sum", "5")])
+        assert (body.chunk_sizes, bytes(body.data), body.trailers) == ([2, 3], b"abcde", [("Sum", "5")])
         assert response.body.chunk_sizes == [3, 5]
         assert response.body.trailers == [("T", "v")]
         assert response.body.is_complete
@@ -229,3 +233,70 @@ def test_planted_secrets_are_seen_in_base64(shift: int) -> None:
     encoded = base64.b64encode(b"x" * shift + value.encode() + b"yz").decode()
     assert secrets.leaked(f"Basic {encoded}") == ["password"]
     assert secrets.leaked("nothing here") == []
+
+
+KUBECTL = shutil.which("kubectl")
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="needs kubectl")
+async def test_kubectl_proxy_runs_against_the_byte_upstream(tmp_path: Path) -> None:
+    """The written kubeconfig is one that kubectl takes, and the program's port is the one it prints."""
+    token = secrets.plant("token")
+    async with ByteUpstream(answers.echo(), tls=CA.server_context(client_ca=CA)) as upstream:
+        config = kubeconfig(
+            tmp_path,
+            upstream,
+            ca_pem=CA.pem,
+            client_certificate=CA.issue("someone", client=True),
+            token=token,
+        )
+        async with KubectlProxy(kubeconfig=config) as program:
+            async with await RawClient.connect(program.address) as client:
+                response = await client.request("GET", "/api/v1/pods")
+            assert response.json()["target"] == "/api/v1/pods"
+            request = upstream.requests[-1]
+            assert request.value("authorization") == f"Bearer {token}"
+            assert request.connection.client_certificate_cn == "someone"
+            assert program.rss_bytes() > 1_000_000
+            assert program.cpu_seconds() > 0
+
+
+def python(code: str) -> Process:
+    return Process([sys.executable, "-c", code])
+
+
+def test_process_tells_output_and_exit_code() -> None:
+    """Output can be waited for, and the exit code is the program's own."""
+    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up'); sys.stdout.flush()"
+    with python(code + "; signal.pause()") as process:
+        assert process.wait_for_output("^(u)p$", "stdout")[1] == "u"
+        assert process.stop() == 7
+
+
+def test_process_that_ends_early_says_why() -> None:
+    """Waiting for words that never come ends with the program, and shows what it said instead."""
+    with python("import sys; sys.exit('no such file')") as process:
+        with pytest.raises(AssertionError, match="no such file"):
+            process.wait_for_output("ready")
+        assert process.wait() == 1
+
+
+@pytest.mark.parametrize("code", ["1/0", "import sys; print(sys.argv[1], file=sys.stderr)"])
+def test_process_output_with_traceback_or_secret_fails(code: str) -> None:
+    """A subprocess can neither die of a traceback nor show a secret unnoticed."""
+    process = Process([sys.executable, "-c", code, secrets.plant("token")])
+    process.start()
+    process.wait()
+    with pytest.raises(AssertionError, match=r"complained|planted secret"):
+        process.__exit__(None, None, None)
+
+
+def test_cpu_and_descendants_are_counted() -> None:
+    """CPU of a child counts for its parent, and children are killed with it."""
+    spin = "import time; end = time.process_time() + 0.3\nwhile time.process_time() < end: pass"
+    code = (
+        f"import subprocess, sys; subprocess.run([sys.executable, '-c', {spin!r}]); print('done', flush=True)"
+    )
+    with python(code + "; import time; time.sleep(60)") as process:
+        process.wait_for_output("done", "stdout")
+        assert process.cpu_seconds() >= 0.29

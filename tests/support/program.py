@@ -1,0 +1,371 @@
+"""Real programs as subprocesses: `Program` is kproxy as a user starts it, `DemoProgram` its demo cluster.
+
+    async with Program(kubeconfig=kubeconfig(tmp_path, upstream)) as program:
+        client = await RawClient.connect(program.address)
+
+Leaving the block kills the whole process group; `stop()` asks politely and tells the exit code. Either
+way the program's output is then searched for planted secrets and tracebacks, which fail the test.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+from tests.support import proc, secrets
+from tests.support.upstream import ByteUpstream
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 20.0
+STOP_SECONDS = 20.0
+_KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV")
+_COMPLAINTS = ("Traceback (most recent call last)", "was never retrieved", "was never awaited")
+
+
+class Process:
+    """A subprocess with its output, from start to end; it leads a process group of its own.
+
+    The environment is clean (no KUBECONFIG, no proxies, an empty home) but for `env`. With
+    `stderr_path` the program writes to that file itself, so that nobody here spends time on it.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stderr_path: Path | None = None,
+        allow_complaints: bool = False,
+    ) -> None:
+        self.command = list(command)
+        self.allow_complaints = allow_complaints
+        self.exit_code: int | None = None
+        self.started_at = 0.0
+        self._env = dict(env or {})
+        self._cwd = cwd
+        self._stderr_path = stderr_path
+        self._home = tempfile.TemporaryDirectory(prefix="home-")
+        self._process: subprocess.Popen[bytes] | None = None
+        self._output: dict[str, bytearray] = {"stdout": bytearray(), "stderr": bytearray()}
+        self._threads: list[threading.Thread] = []
+        self._arrived = threading.Condition()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "not started"
+        return self._process.pid
+
+    @property
+    def stdout(self) -> str:
+        return self._text("stdout")
+
+    @property
+    def stderr(self) -> str:
+        if self._stderr_path is not None:
+            return self._stderr_path.read_text(errors="replace")
+        return self._text("stderr")
+
+    def log_events(self, event: str | None = None) -> list[dict[str, Any]]:
+        """JSON log lines so far, those of one event name if given."""
+        found = []
+        for line in self.stderr.splitlines():
+            with contextlib.suppress(ValueError):
+                entry = json.loads(line)
+                if isinstance(entry, dict) and event in (None, entry.get("event")):
+                    found.append(entry)
+        return found
+
+    def cpu_seconds(self) -> float:
+        return proc.cpu_seconds(self.pid)
+
+    def rss_bytes(self) -> int:
+        return proc.rss_bytes(self.pid)
+
+    def peak_rss_bytes(self) -> int:
+        return proc.peak_rss_bytes(self.pid)
+
+    def descriptors(self) -> int:
+        return proc.descriptors(self.pid)
+
+    def sockets(self) -> int:
+        return proc.sockets(self.pid)
+
+    def start(self) -> None:
+        """Start, and wait until the program is ready (see `wait_until_ready`)."""
+        variables = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ}
+        environment = {**variables, "HOME": self._home.name, "PYTHONPATH": str(ROOT), **self._env}
+        with contextlib.ExitStack() as stack:
+            stderr: IO[bytes] | int = subprocess.PIPE
+            if self._stderr_path is not None:
+                stderr = stack.enter_context(self._stderr_path.open("ab"))
+            self.started_at = time.monotonic()
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env=environment,
+                cwd=self._cwd,
+                start_new_session=True,
+            )
+        for name, stream in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
+            if stream is not None:
+                thread = threading.Thread(target=self._collect, args=(name, stream), daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        try:
+            self.wait_until_ready()
+        except BaseException:
+            self.kill()
+            raise
+
+    def wait_until_ready(self) -> None:
+        """Nothing to wait for here; subclasses know their first words."""
+
+    def wait_for_output(
+        self, pattern: str, stream: str = "stderr", timeout: float = START_SECONDS
+    ) -> re.Match[str]:
+        """Block until the output matches (MULTILINE); AssertionError at its end, TimeoutError too late."""
+        deadline = time.monotonic() + timeout
+        with self._arrived:
+            while True:
+                text = self._output[stream].decode(errors="replace")
+                if found := re.search(pattern, text, re.MULTILINE):
+                    return found
+                if not any(thread.is_alive() for thread in self._threads):
+                    raise AssertionError(f"{self.command[:4]} ended without {pattern!r}:\n{self._tail()}")
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"{self.command[:4]} did not print {pattern!r}:\n{self._tail()}")
+                self._arrived.wait(0.1)
+
+    async def output(
+        self, pattern: str, stream: str = "stderr", timeout: float = START_SECONDS
+    ) -> re.Match[str]:
+        """`wait_for_output` without blocking the event loop."""
+        return await asyncio.to_thread(self.wait_for_output, pattern, stream, timeout)
+
+    def send_signal(self, number: int) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, timeout: float = STOP_SECONDS) -> int:
+        """Exit code once the program ended; TimeoutError when it does not."""
+        assert self._process is not None
+        try:
+            self.exit_code = self._process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError(f"{self.command[:4]} still runs:\n{self._tail()}") from None
+        return self.exit_code
+
+    def stop(self, number: int = signal.SIGTERM, timeout: float = STOP_SECONDS) -> int:
+        """Send a signal and return the exit code; the output's complaints are raised as AssertionError."""
+        self.send_signal(number)
+        code = self.wait(timeout)
+        self.kill()
+        self._judge_output()
+        return code
+
+    async def stopped(self, number: int = signal.SIGTERM, timeout: float = STOP_SECONDS) -> int:
+        """`stop` without blocking the event loop."""
+        return await asyncio.to_thread(self.stop, number, timeout)
+
+    def kill(self) -> None:
+        """End every process of the group, now."""
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self.exit_code = self._process.wait()
+        for thread in self._threads:
+            thread.join()
+        for stream in (self._process.stdout, self._process.stderr):
+            if stream is not None:
+                stream.close()
+        self._home.cleanup()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        if error is None:
+            self._judge_output()
+
+    async def __aenter__(self) -> Self:
+        await asyncio.to_thread(self.start)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.to_thread(self.__exit__, kind, error, trace)
+
+    def _judge_output(self) -> None:
+        output = self.stdout + self.stderr
+        if names := secrets.leaked(output):
+            raise AssertionError(f"the program's output shows planted secret(s): {', '.join(names)}")
+        if not self.allow_complaints and any(complaint in output for complaint in _COMPLAINTS):
+            raise AssertionError(f"the program complained:\n{self._tail()}")
+
+    def _collect(self, name: str, stream: IO[bytes]) -> None:
+        while data := os.read(stream.fileno(), 65536):
+            with self._arrived:
+                self._output[name] += data
+                self._arrived.notify_all()
+        with self._arrived:
+            self._arrived.notify_all()
+
+    def _text(self, name: str) -> str:
+        with self._arrived:
+            return self._output[name].decode(errors="replace")
+
+    def _tail(self) -> str:
+        text = f"stdout: {self._output['stdout'].decode(errors='replace')[-1000:]}\n"
+        text += f"stderr: {self._output['stderr'].decode(errors='replace')[-4000:]}"
+        for name in secrets.leaked(text):
+            return f"(not shown: it holds the planted secret {name})"
+        return text
+
+
+class ProxyProcess(Process):
+    """A program that says `Starting to serve on ADDRESS` first: kproxy, and kubectl proxy alike."""
+
+    def wait_until_ready(self) -> None:
+        self.wait_for_output(r"^Starting to serve on .*\n", "stdout")
+
+    @property
+    def serving_on(self) -> str:
+        """What the first line names: host:port, or the path of a unix socket."""
+        found = re.search(r"^Starting to serve on (.*)$", self.stdout, re.MULTILINE)
+        assert found, "not ready"
+        return found[1].strip()
+
+    @property
+    def address(self) -> tuple[str, int] | str:
+        """As RawClient.connect takes it."""
+        if self.serving_on.startswith("/"):
+            return self.serving_on
+        host, _, port = self.serving_on.rpartition(":")
+        return host.strip("[]"), int(port)
+
+    @property
+    def port(self) -> int:
+        assert isinstance(self.address, tuple), "this is a unix socket"
+        return self.address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.serving_on}"
+
+
+class Program(ProxyProcess):
+    """kproxy from this checkout. Port 0 unless `args` choose a listener or a sub-command."""
+
+    def __init__(
+        self,
+        *args: str,
+        kubeconfig: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stderr_path: Path | None = None,
+        allow_complaints: bool = False,
+    ) -> None:
+        chosen = any(re.match(r"(-p|--port|-u|--unix-socket|--config)(=|$|\d)", arg) for arg in args)
+        command = [sys.executable, "-m", "kproxy", *args]
+        if not chosen:
+            command.append("--port=0")
+        if kubeconfig is not None:
+            command.append(f"--kubeconfig={kubeconfig}")
+        super().__init__(
+            command, env=env, cwd=cwd, stderr_path=stderr_path, allow_complaints=allow_complaints
+        )
+
+
+class KubectlProxy(ProxyProcess):
+    """`kubectl proxy` of this machine, for comparison."""
+
+    def __init__(
+        self, *args: str, kubeconfig: Path, env: Mapping[str, str] | None = None, kubectl: str = "kubectl"
+    ) -> None:
+        chosen = any(re.match(r"(-p|--port|-u|--unix-socket)(=|$|\d)", arg) for arg in args)
+        port = [] if chosen else ["--port=0"]
+        super().__init__([kubectl, "proxy", f"--kubeconfig={kubeconfig}", *port, *args], env=env)
+
+
+class DemoProgram(Process):
+    """The demo cluster: a small Kubernetes API over mTLS."""
+
+    def __init__(self, *args: str, env: Mapping[str, str] | None = None) -> None:
+        super().__init__([sys.executable, "-m", "kproxy.demo", *args], env=env)
+
+    def wait_until_ready(self) -> None:
+        self.wait_for_output(r"^kubeconfig: (.+)\n", "stdout")
+        self.wait_for_output(r"^server: (.+)\n", "stdout")
+
+    @property
+    def kubeconfig(self) -> Path:
+        return Path(self.wait_for_output(r"^kubeconfig: (.+)\n", "stdout")[1])
+
+    @property
+    def url(self) -> str:
+        return self.wait_for_output(r"^server: (.+)\n", "stdout")[1]
+
+
+def kubeconfig(
+    directory: Path,
+    upstream: ByteUpstream | str,
+    *,
+    ca_pem: bytes | None = None,
+    token: str | None = None,
+    client_certificate: tuple[bytes, bytes] | None = None,
+    user: Mapping[str, Any] | None = None,
+    cluster: Mapping[str, Any] | None = None,
+    name: str = "test",
+) -> Path:
+    """Write directory/NAME.kubeconfig with one context `name`, and return its path.
+
+    `upstream` may be a URL. `client_certificate` is (certificate PEM, key PEM). `user` and `cluster`
+    add to, or override, the entries' fields.
+    """
+    url = upstream if isinstance(upstream, str) else upstream.url
+    cluster_entry: dict[str, Any] = {"server": url}
+    if ca_pem is not None:
+        cluster_entry["certificate-authority-data"] = base64.b64encode(ca_pem).decode()
+    user_entry: dict[str, Any] = {}
+    if token is not None:
+        user_entry["token"] = token
+    if client_certificate is not None:
+        certificate_pem, key_pem = client_certificate
+        user_entry["client-certificate-data"] = base64.b64encode(certificate_pem).decode()
+        user_entry["client-key-data"] = base64.b64encode(key_pem).decode()
+    content = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": name,
+        "clusters": [{"name": name, "cluster": {**cluster_entry, **(cluster or {})}}],
+        "users": [{"name": name, "user": {**user_entry, **(user or {})}}],
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+    }
+    path = directory / f"{name}.kubeconfig"
+    path.touch(mode=0o600)
+    # JSON is YAML: no need of a YAML writer here.
+    path.write_text(json.dumps(content, indent=1))
+    return path
