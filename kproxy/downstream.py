@@ -1,0 +1,449 @@
+"""One local client's connection: requests in, in order; answers out, in the same order.
+
+Our own protocol and not aiohttp's: it needs the bytes as they came (targets, trailers, what a client sends
+before a 101), runs a relayed request without waking a task, and starts without importing aiohttp. Measured
+in tests/bench; the reasons are in the README's map.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol
+
+from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
+from kproxy.exchange import Exchange
+from kproxy.headers import answer_block
+from kproxy.wire import Body, ChunkedBody, LengthBody, MalformedHeadError, RequestHead, find_head
+
+# Bytes of later, pipelined requests that are kept while one is being answered; then reading stops.
+MAX_PIPELINED_BYTES = 64 * 1024
+# What is read and thrown away of the body of a request that was already answered, before we give up on it.
+MAX_DRAINED_BYTES = 256 * 1024
+# How long a refused upload may take to notice that it was refused, before its connection is cut.
+LINGER_SECONDS = 2.0
+# A client that has begun a head must finish it (slowloris); an idle connection may stay as long as it likes.
+HEAD_SECONDS = 60.0
+# A client that only half-closed (`nc -N`) still reads. One that is gone looks the same until we write to it, so
+# an unfinished answer gets this long and no longer: nobody may be left to read it.
+HALF_CLOSE_SECONDS = 0.75
+
+
+class Handler(Protocol):
+    """Who answers a request whose head was read. All calls come from the transport's callbacks."""
+
+    def on_request_body(self, data: bytes) -> None:
+        """A piece of the body as it came, chunk framing included."""
+
+    def on_request_end(self) -> None: ...
+
+    def on_downstream_lost(self) -> None:
+        """Nobody is left to answer to."""
+
+    def on_downstream_paused(self) -> None:
+        """The client reads slower than we write."""
+
+    def on_downstream_resumed(self) -> None: ...
+
+
+class Discard:
+    """The handler of a body that nobody wants any more."""
+
+    def on_request_body(self, data: bytes) -> None: ...
+
+    def on_request_end(self) -> None: ...
+
+    def on_downstream_lost(self) -> None: ...
+
+    def on_downstream_paused(self) -> None: ...
+
+    def on_downstream_resumed(self) -> None: ...
+
+
+_DISCARD = Discard()
+
+
+class Listener(Protocol):
+    """What a connection needs of the listener that accepted it."""
+
+    name: str
+    connections: set[Downstream]
+
+    def dispatch(self, downstream: Downstream, head: RequestHead) -> None:
+        """Find who answers `head`: must lead to `answer`, `refuse` or `hand_to`, at once."""
+
+    def finished(self, exchange: Exchange) -> None: ...
+
+
+class Downstream(asyncio.Protocol):
+    """States: waiting for a head; handling (`_handler`), whose body may still come (`_body`); lingering; closed."""
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_closes",
+        "_discarded_bytes",
+        "_handler",
+        "_is_advancing",
+        "_is_eof",
+        "_is_lingering",
+        "_is_read_paused",
+        "_listener",
+        "_loop",
+        "_task",
+        "_timer",
+        "client",
+        "client_address",
+        "exchange",
+        "head",
+        "is_write_paused",
+        "transport",
+    )
+
+    exchange: Exchange
+    head: RequestHead
+
+    def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
+        self._listener = listener
+        self._loop = loop
+        self._buffer = b""
+        self._body: Body | None = None
+        self._handler: Handler | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._discarded_bytes = 0
+        self._is_advancing = False
+        self._is_eof = False
+        self._is_lingering = False
+        self._closes = False
+        self._is_read_paused = False
+        self.is_write_paused = False
+        self.transport: asyncio.Transport | None = None
+        self.client = "unix"
+        self.client_address: bytes | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.transport is None else "handling" if self._handler else "idle"
+        return f"<Downstream {self.client} {state}>"
+
+    # -- the transport's callbacks --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self._listener.connections.add(self)
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            self.client = f"{peer[0]}:{peer[1]}"
+            self.client_address = peer[0].encode("ascii")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._listener.connections.discard(self)
+        self._cancel_timer()
+        self._buffer = b""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.on_downstream_lost()
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._body is not None:
+            data = self._feed_body(data)
+            if not data:
+                return
+        if self._is_lingering:
+            self._discard(len(data))
+            return
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._handler is None:
+            self._advance()
+        elif len(self._buffer) > MAX_PIPELINED_BYTES:
+            # No hold for an upgrade's early bytes beyond this either: the tunnel will ask for more.
+            self.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._is_eof = True
+        if self._handler is None or self._is_lingering:
+            return False
+        if self._body is not None:
+            # An upload that ends before its length can only be aborted.
+            return False
+        self._set_timer(HALF_CLOSE_SECONDS, self.abort)
+        return self.transport is not None and self.transport.get_extra_info("sslcontext") is None
+
+    def pause_writing(self) -> None:
+        self.is_write_paused = True
+        if self._handler is not None:
+            self._handler.on_downstream_paused()
+
+    def resume_writing(self) -> None:
+        self.is_write_paused = False
+        if self._handler is not None:
+            self._handler.on_downstream_resumed()
+
+    # -- requests --
+
+    def _advance(self) -> None:
+        """Read heads off the buffer, until one must be waited for or is being answered."""
+        if self._is_advancing:
+            # A handler that answered at once calls back into here; the loop below goes on instead.
+            return
+        self._is_advancing = True
+        try:
+            while self._handler is None and self._buffer and self.transport is not None and not self._closes:
+                if not self._read_head():
+                    return
+        finally:
+            self._is_advancing = False
+
+    def _read_head(self) -> bool:
+        buffer = self._buffer
+        if buffer[:2] == b"\r\n":
+            # RFC 9112 section 2.2: one empty line before a request line is ignored.
+            buffer = self._buffer = buffer[2:]
+        try:
+            end = find_head(buffer)
+            if end < 0:
+                if self._timer is None:
+                    self._set_timer(HEAD_SECONDS, self._head_timed_out)
+                return False
+            self._cancel_timer()
+            head = RequestHead(buffer[:end])
+        except MalformedHeadError as error:
+            self._reject(BadRequest(str(error), error.status))
+            return False
+        except BadRequest as error:
+            self._reject(error)
+            return False
+        self._buffer = buffer[end + 4 :]
+        self.head = head
+        self.exchange = Exchange(head.method, head.target.partition("?")[0], self.client, self._listener.name)
+        if not head.keep_alive:
+            self._closes = True
+        if head.is_chunked:
+            self._body = ChunkedBody()
+        elif head.content_length:
+            self._body = LengthBody(head.content_length)
+        # Until dispatch names another: whoever answers at once wants nothing of the body.
+        self._handler = _DISCARD
+        self._discarded_bytes = 0
+        self._listener.dispatch(self, head)
+        if self._body is not None and self._buffer:
+            data, self._buffer = self._buffer, b""
+            self._buffer = self._feed_body(data) + self._buffer
+        return True
+
+    def _feed_body(self, data: bytes) -> bytes:
+        """Give the body its part of `data`; returns what is behind it."""
+        body = self._body
+        assert body is not None
+        try:
+            used = body.feed(data)
+        except MalformedHeadError as error:
+            self._body = None
+            self._break_off(BadRequest(f"the request body is not framed as HTTP/1.1 says: {error}", error.status))
+            return b""
+        handler = self._handler
+        if handler is None or handler is _DISCARD:
+            self._discard(used)
+        else:
+            self.exchange.bytes_in += used
+            handler.on_request_body(data if used == len(data) else data[:used])
+        if body.is_finished and self._body is body:
+            self._body = None
+            if self._handler is _DISCARD:
+                self._next()
+            elif self._handler is not None:
+                self._handler.on_request_end()
+        return data[used:]
+
+    def _break_off(self, error: BadRequest) -> None:
+        """The body is broken, and with it all that follows: the upstream request is aborted."""
+        handler, self._handler = self._handler, None
+        if handler is not None:
+            handler.on_downstream_lost()
+        if self.exchange.status:
+            self.abort()
+        else:
+            self._closes = True
+            self._answer_error(error)
+
+    def _reject(self, error: BadRequest) -> None:
+        """Answer a head that could not be read. Nothing after it can be trusted."""
+        self.exchange = Exchange("", "", self.client, self._listener.name)
+        self._closes = True
+        self._buffer = b""
+        self._handler = _DISCARD
+        self._answer_error(error)
+
+    def _head_timed_out(self) -> None:
+        self._timer = None
+        self._reject(BadRequest(f"no complete request head came within {HEAD_SECONDS:.0f} s", 408))
+
+    # -- for whoever answers --
+
+    @property
+    def has_unread_body(self) -> bool:
+        return self._body is not None
+
+    @property
+    def keeps_alive(self) -> bool:
+        """Whether another request may come on this connection after the answer at hand."""
+        return not self._closes
+
+    def hand_to(self, handler: Handler) -> None:
+        """`handler` answers the request at hand and must end with `finish` or `abort`."""
+        self._handler = handler
+
+    def run(self, answer: Coroutine[Any, Any, None], handler: Handler) -> None:
+        """Answer the request at hand in a task that ends with the connection."""
+        self._handler = handler
+        self._task = self._loop.create_task(answer)
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.exchange.bytes_out += len(data)
+            self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        if not self._is_read_paused and self.transport is not None and not self.transport.is_closing():
+            self._is_read_paused = True
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self._is_read_paused and self.transport is not None and not self.transport.is_closing():
+            self._is_read_paused = False
+            self.transport.resume_reading()
+
+    def answer(
+        self, status: int, reason: str, fields: tuple[tuple[str, str], ...], body: bytes, *, sends_body: bool = True
+    ) -> None:
+        """Answer the request at hand from here, and go on to the next one."""
+        if self.head_expects_continue:
+            # Whether the client will send its body now or not cannot be known (RFC 9110, 10.1.1).
+            self._closes = True
+        self.exchange.status = status
+        block = answer_block(status, reason, fields, len(body), closes=self._closes)
+        self.write(block + body if sends_body else block)
+        self.finish(keep_alive=True)
+
+    @property
+    def head_expects_continue(self) -> bool:
+        return self._body is not None and self.head.expects_continue
+
+    def refuse(self, error: KproxyError, fields: tuple[tuple[str, str], ...] = ()) -> None:
+        """Answer the request at hand with an error of ours, as a `Status`."""
+        self._answer_error(error, fields, sends_body=self.head.method != "HEAD")
+
+    def _answer_error(
+        self, error: KproxyError, fields: tuple[tuple[str, str], ...] = (), *, sends_body: bool = True
+    ) -> None:
+        from http import HTTPStatus
+
+        self.exchange.proxy_error = error.proxy_error
+        self.answer(
+            error.status,
+            HTTPStatus(error.status).phrase,
+            (("Content-Type", "application/json"), ("Proxy-Status", proxy_status(error)), *fields),
+            status_body(error),
+            sends_body=sends_body,
+        )
+
+    def finish(self, *, keep_alive: bool) -> None:
+        """The answer is complete. Without `keep_alive` the connection ends behind it."""
+        self._handler = None
+        self._task = None
+        self._listener.finished(self.exchange)
+        if self.transport is None:
+            return
+        if self._is_eof:
+            keep_alive = False
+            self._cancel_timer()
+        if not keep_alive:
+            self._closes = True
+        if self._body is not None:
+            self._handler = _DISCARD
+            if self._closes:
+                self._linger()
+            else:
+                self.resume_reading()
+        elif self._closes:
+            self._linger() if self._buffer else self.transport.close()
+        else:
+            self._next()
+
+    def _next(self) -> None:
+        self._handler = None
+        if self._closes:
+            if self.transport is not None:
+                self.transport.close()
+            return
+        self.resume_reading()
+        if self._buffer:
+            self._advance()
+
+    def abort(self) -> None:
+        """Cut the connection: the only honest end of an answer that cannot be completed."""
+        handler, self._handler = self._handler, None
+        self._cancel_timer()
+        if self.transport is not None:
+            self.transport.abort()
+        if handler is not None:
+            handler.on_downstream_lost()
+
+    def detach(self) -> tuple[asyncio.Transport, bytes]:
+        """Hand over the transport and what was read beyond the request, for a tunnel."""
+        transport, self.transport = self.transport, None
+        assert transport is not None
+        early, self._buffer = self._buffer, b""
+        self._handler = None
+        self._cancel_timer()
+        self._listener.connections.discard(self)
+        return transport, early
+
+    def close_when_idle(self) -> None:
+        """Draining: no request is taken after the one at hand."""
+        self._closes = True
+        if self._handler is None and self.transport is not None:
+            self.transport.close()
+
+    @property
+    def is_handling(self) -> bool:
+        return self._handler is not None and self._handler is not _DISCARD
+
+    # -- the end of a connection whose client is still sending --
+
+    def _linger(self) -> None:
+        """Send our end, read on for a while: closing at once would reset the answer away (RFC 9112, 9.6)."""
+        transport = self.transport
+        if transport is None or transport.is_closing():
+            return
+        self._is_lingering = True
+        self._body = None
+        self._buffer = b""
+        if transport.can_write_eof():
+            transport.write_eof()
+        self.resume_reading()
+        self._set_timer(LINGER_SECONDS, self._end_linger)
+
+    def _end_linger(self) -> None:
+        self._timer = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def _discard(self, size_bytes: int) -> None:
+        self._discarded_bytes += size_bytes
+        if self._discarded_bytes > MAX_DRAINED_BYTES and not self._is_lingering:
+            self._closes = True
+            self._linger()
+
+    def _set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
+        self._cancel_timer()
+        self._timer = self._loop.call_later(seconds, callback)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -1,0 +1,500 @@
+"""The way of one request to an API server and of its answer back, as callbacks of two transports.
+
+Nothing is buffered but what back-pressure cannot hold: while the upstream is being dialled the client is not
+read, a stalled reader stops the other side's reading. The common request (a credential and an idle connection
+at hand) is relayed without a task or a future.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+
+from kproxy.credentials import Credential
+from kproxy.downstream import Downstream
+from kproxy.errors import (
+    CredentialError,
+    Draining,
+    KproxyError,
+    UpgradeFailed,
+    UpstreamProtocolError,
+    UpstreamUnreachable,
+)
+from kproxy.headers import (
+    is_gzip,
+    may_ask_for_gzip,
+    request_block,
+    response_block,
+    upgrade_block,
+)
+from kproxy.tunnel import Tunnel
+from kproxy.upstream.connection import UpstreamConnection
+from kproxy.upstream.upstream import Upstream
+from kproxy.wire import ChunkedBody, CloseBody, LengthBody, ResponseHead, chunk, last_chunk
+
+# Request bodies up to this size are kept until the answer begins, to be sent once more after a 401 or on a
+# fresh connection when a reused one turned out to be dead.
+MAX_REPLAYED_BYTES = 64 * 1024
+# How long the API server may keep a client waiting for its 100 before we send it ourselves; Go's default.
+CONTINUE_SECONDS = 1.0
+_UNPACKED_BYTES = 256 * 1024
+
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+# RFC 9110 section 9.2.2: what a proxy may repeat of its own accord.
+_IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
+
+
+class Relay:
+    """Starts relayed requests and knows those that are running."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.running: set[RelayedRequest] = set()
+        self.tunnels: set[Tunnel] = set()
+        self.is_draining = False
+        self.ended = asyncio.Event()
+        """Set at the end of each request while draining."""
+
+    def begin(
+        self, downstream: Downstream, upstream: Upstream, target: str, extra_fields: bytes = b""
+    ) -> None:
+        """Relay the request at hand to `target` of `upstream`; `extra_fields` are added to its answer."""
+        if self.is_draining:
+            downstream.refuse(Draining("kproxy is shutting down"), (("Retry-After", "1"),))
+            return
+        request = RelayedRequest(self, downstream, upstream, target, extra_fields)
+        downstream.hand_to(request)
+        self.running.add(request)
+        request.start()
+
+    def has_short_requests(self) -> bool:
+        """Whether a request is running that will end by itself, unlike watches and tunnels."""
+        return any(
+            not (request.downstream.exchange.info and request.downstream.exchange.info.is_long_running)
+            for request in self.running
+        )
+
+    def forget(self, request: RelayedRequest) -> None:
+        self.running.discard(request)
+        if self.is_draining:
+            self.ended.set()
+
+    def abort(self) -> None:
+        """Cut every answer and tunnel that is still running."""
+        for request in list(self.running):
+            request.downstream.abort()
+        for tunnel in list(self.tunnels):
+            tunnel.abort()
+
+
+class RelayedRequest:
+    """One request and its answer: the Handler of a Downstream and the Receiver of an UpstreamConnection."""
+
+    __slots__ = (
+        "_answer",
+        "_asked_for_gzip",
+        "_body_is_complete",
+        "_connection",
+        "_continue_timer",
+        "_credential",
+        "_ends_by_close",
+        "_extra_fields",
+        "_held",
+        "_packed",
+        "_pending",
+        "_relay",
+        "_replay",
+        "_reframes",
+        "_reread_401",
+        "_target",
+        "_task",
+        "_unpacker",
+        "_upstream",
+        "downstream",
+        "method",
+    )
+
+    def __init__(
+        self, relay: Relay, downstream: Downstream, upstream: Upstream, target: str, extra_fields: bytes
+    ) -> None:
+        self.downstream = downstream
+        self.method = downstream.head.method
+        self._relay = relay
+        self._upstream = upstream
+        self._target = target
+        self._extra_fields = extra_fields
+        self._connection: UpstreamConnection | None = None
+        self._credential: Credential | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._continue_timer: asyncio.TimerHandle | None = None
+        self._body_is_complete = not downstream.has_unread_body
+        # Body bytes that came before there was a connection, and all of them while they may be sent again.
+        self._pending = b""
+        self._replay: bytes | None = b""
+        self._answer: ResponseHead | None = None
+        # The 401 that is held back while the credential is renewed: its head, and its body so far.
+        self._held: ResponseHead | None = None
+        self._reread_401 = True
+        self._reframes = False
+        self._ends_by_close = False
+        self._asked_for_gzip = False
+        self._unpacker: zlib._Decompress | None = None
+        self._packed = b""
+
+    # -- sending --
+
+    def start(self) -> None:
+        head = self.downstream.head
+        upstream = self._upstream
+        self._asked_for_gzip = upstream.asks_for_gzip and may_ask_for_gzip(head)
+        credential = upstream.current_credential()
+        if credential is not None and not head.is_upgrade:
+            self._credential = credential
+            block = upstream.credential_block(credential)
+            connection = upstream.idle_connection()
+            if connection is not None:
+                self._send(connection, block)
+                return
+        self._open(credential)
+
+    def _open(self, credential: Credential | None, *, is_retry: bool = False) -> None:
+        """Go on in a task: something must be waited for. The client is not read meanwhile."""
+        if not self._body_is_complete:
+            self.downstream.pause_reading()
+        self._task = self._relay.loop.create_task(self._connect(credential, is_retry))
+
+    async def _connect(self, credential: Credential | None, is_retry: bool) -> None:
+        upstream = self._upstream
+        try:
+            if credential is None:
+                credential = await upstream.credential()
+            block = upstream.credential_block(credential)
+            # An upgrade may not meet a connection that died while idle: it cannot be sent twice.
+            connection = None if is_retry or self.downstream.head.is_upgrade else upstream.idle_connection()
+            if connection is None:
+                connection = await upstream.dial()
+        except KproxyError as error:
+            self._task = None
+            self._fail(error)
+            return
+        self._task = None
+        self._credential = credential
+        self._send(connection, block)
+        if not self._body_is_complete:
+            self.downstream.resume_reading()
+
+    def _send(self, connection: UpstreamConnection, credential_block: bytes) -> None:
+        head = self.downstream.head
+        upstream = self._upstream
+        self._connection = connection
+        connection.begin(self)
+        block = request_block(
+            head,
+            target=self._target,
+            authority=upstream.authority,
+            credential_block=credential_block,
+            impersonation=upstream.impersonation,
+            client_address=self.downstream.client_address,
+            asks_for_gzip=self._asked_for_gzip,
+        )
+        pending, self._pending = self._pending, b""
+        connection.write(block + pending if pending else block)
+        if head.expects_continue and not self._body_is_complete:
+            self._continue_timer = self._relay.loop.call_later(CONTINUE_SECONDS, self._continue)
+        if self.downstream.is_write_paused:
+            connection.pause_reading()
+
+    def _continue(self) -> None:
+        self._continue_timer = None
+        if self._answer is None:
+            self.downstream.write(_CONTINUE)
+
+    def _stop_continue_timer(self) -> None:
+        if self._continue_timer is not None:
+            self._continue_timer.cancel()
+            self._continue_timer = None
+
+    # -- Handler: what the client does --
+
+    def on_request_body(self, data: bytes) -> None:
+        self._stop_continue_timer()
+        if self._replay is not None:
+            self._replay = self._replay + data if len(self._replay) + len(data) <= MAX_REPLAYED_BYTES else None
+        if self._connection is not None:
+            self._connection.write(data)
+        elif self._task is not None:
+            self._pending += data
+
+    def on_request_end(self) -> None:
+        self._body_is_complete = True
+
+    def on_downstream_lost(self) -> None:
+        exchange = self.downstream.exchange
+        exchange.proxy_error = exchange.proxy_error or "connection_terminated"
+        self._abandon_upstream()
+        self._end()
+        self.downstream.finish(keep_alive=False)
+
+    def on_downstream_paused(self) -> None:
+        if self._connection is not None:
+            self._connection.pause_reading()
+
+    def on_downstream_resumed(self) -> None:
+        if self._packed:
+            self._unpack(b"")
+        if self._connection is not None and not self.downstream.is_write_paused:
+            self._connection.resume_reading()
+
+    # -- Receiver: what the API server does --
+
+    def on_upstream_paused(self) -> None:
+        self.downstream.pause_reading()
+
+    def on_upstream_resumed(self) -> None:
+        self.downstream.resume_reading()
+
+    def on_interim(self, head: ResponseHead) -> None:
+        if head.status == 100:
+            if self._continue_timer is None:
+                return
+            self._stop_continue_timer()
+            self.downstream.write(_CONTINUE)
+        elif self.downstream.head.minor:
+            lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *[field[2] for field in head.fields]]
+            self.downstream.write(b"\r\n".join(lines) + b"\r\n\r\n")
+
+    def on_head(self, head: ResponseHead) -> bool:
+        self._stop_continue_timer()
+        if head.status == 401 and self._may_renew():
+            self._held = head
+            self._pending = b""
+            return False
+        return self._begin_answer(head)
+
+    def _may_renew(self) -> bool:
+        """Whether this 401 may be the fault of a stale credential of ours, and the request can be sent again."""
+        credential = self._credential
+        if (
+            credential is None
+            or not self._reread_401
+            or self._replay is None
+            or not self._body_is_complete
+            or self.downstream.head.names.get(b"authorization")
+        ):
+            return False
+        self._reread_401 = False
+        self._upstream.invalidate(credential)
+        return self._upstream.current_credential() is not credential
+
+    def _begin_answer(self, head: ResponseHead) -> bool:
+        downstream = self.downstream
+        request = downstream.head
+        exchange = downstream.exchange
+        self._answer = head
+        self._replay = None
+        exchange.status = exchange.upstream_status = head.status
+        audit_id = head.names.get(b"audit-id")
+        if audit_id is not None:
+            exchange.audit_id = audit_id.decode("latin-1")
+        if request.is_upgrade and 200 <= head.status < 400:
+            # RFC 9110 would let a server ignore the upgrade, but no client of an API server expects that.
+            self._abandon_upstream()
+            exchange.status = 0
+            self._fail(
+                UpgradeFailed(
+                    f"context '{self._upstream.name}': invalid upgrade response: status code {head.status}"
+                )
+            )
+            return False
+        body = head.body_of(self.method)
+        has_body = not (isinstance(body, LengthBody) and body.is_finished)
+        unpacks = self._asked_for_gzip and has_body and is_gzip(head)
+        keeps_framing, framing = True, b""
+        if unpacks or isinstance(body, CloseBody) or (isinstance(body, ChunkedBody) and not request.minor):
+            keeps_framing = False
+            self._reframes = bool(request.minor)
+            self._ends_by_close = not self._reframes
+            framing = b"Transfer-Encoding: chunked\r\n" if self._reframes else b""
+        if unpacks:
+            self._unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        keeps_alive = downstream.keeps_alive and not self._ends_by_close and self._body_is_complete
+        if request.is_upgrade:
+            keeps_alive = False
+        if keeps_alive:
+            connection = b"" if request.minor else b"Connection: keep-alive\r\n"
+        else:
+            connection = b"Connection: close\r\n"
+            self._ends_by_close = True
+        downstream.write(
+            response_block(
+                head,
+                framing=framing,
+                keeps_framing=keeps_framing,
+                is_unpacked=unpacks,
+                connection=connection,
+                extra=self._extra_fields,
+            )
+        )
+        return not keeps_framing
+
+    def on_body(self, data: bytes) -> None:
+        if self._held is not None:
+            self._hold(data)
+        elif self._unpacker is not None:
+            self._unpack(data)
+        else:
+            self.downstream.write(chunk(data) if self._reframes else data)
+
+    def _hold(self, data: bytes) -> None:
+        self._pending += data
+        if len(self._pending) > MAX_REPLAYED_BYTES:
+            self._release_held()
+
+    def _release_held(self) -> None:
+        """Pass on the 401 that was held back: there is no better credential."""
+        head, self._held = self._held, None
+        pending, self._pending = self._pending, b""
+        assert head is not None
+        # It was held as it came, because it was not yet known whether it would be passed on.
+        if self._begin_answer(head):
+            payload: list[bytes] = []
+            head.body_of(self.method).feed(pending, payload)
+            pending = b"".join(payload)
+            if self._connection is not None:
+                self._connection.wants_payload = True
+        if pending:
+            self.on_body(pending)
+
+    def _unpack(self, data: bytes) -> None:
+        """Unpack gzip in bounded pieces; what a paused client leaves over waits in `_packed`."""
+        unpacker = self._unpacker
+        assert unpacker is not None
+        packed = self._packed + data if self._packed else data
+        try:
+            while packed and not self.downstream.is_write_paused and not unpacker.eof:
+                plain = unpacker.decompress(packed, _UNPACKED_BYTES)
+                packed = unpacker.unconsumed_tail
+                if plain:
+                    self.downstream.write(chunk(plain) if self._reframes else plain)
+        except zlib.error as error:
+            self._abandon_upstream()
+            self._fail(UpstreamProtocolError(f"the API server's gzip is broken: {error}"))
+            return
+        self._packed = packed
+        if self._connection is None and (not packed or unpacker.eof):
+            self._end_answer()
+
+    def on_end(self) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        if self._body_is_complete:
+            self._upstream.release(connection)
+        else:
+            connection.abort()
+        if self._held is not None:
+            self._task = self._relay.loop.create_task(self._renew())
+        elif not self._packed:
+            self._end_answer()
+
+    async def _renew(self) -> None:
+        """After a 401: send the request once more, if another credential can be had."""
+        stale = self._credential
+        assert stale is not None
+        try:
+            credential = await self._upstream.credential()
+            if credential.authorization == stale.authorization and credential.certificate is stale.certificate:
+                raise CredentialError("the renewed credential is the refused one")
+            block = self._upstream.credential_block(credential)
+            connection = await self._upstream.dial()
+        except KproxyError:
+            self._task = None
+            self._release_held()
+            self._end_answer()
+            return
+        self._task = None
+        self._held = None
+        self._credential = credential
+        self._pending = self._replay or b""
+        self._send(connection, block)
+
+    def _end_answer(self) -> None:
+        if self._unpacker is not None and not self._unpacker.eof:
+            self._fail(UpstreamProtocolError("the API server's gzip ends too early"))
+            return
+        if self._reframes:
+            self.downstream.write(last_chunk())
+        self._end()
+        self.downstream.finish(keep_alive=not self._ends_by_close and self._body_is_complete)
+
+    def on_upgrade(self, head: ResponseHead, early: bytes) -> None:
+        self._stop_continue_timer()
+        downstream, connection = self.downstream, self._connection
+        assert connection is not None
+        if not downstream.head.is_upgrade:
+            self._abandon_upstream()
+            self._fail(UpstreamProtocolError("the API server switched protocols without being asked"))
+            return
+        exchange = downstream.exchange
+        exchange.status = exchange.upstream_status = 101
+        downstream.write(upgrade_block(head))
+        client, early_in = downstream.detach()
+        self._connection = None
+        tunnels = self._relay.tunnels
+
+        def closed(bytes_in: int, bytes_out: int) -> None:
+            tunnels.discard(tunnel)
+            exchange.bytes_in += bytes_in
+            exchange.bytes_out += bytes_out
+            self._end()
+            downstream.finish(keep_alive=False)
+
+        tunnel = Tunnel(self._relay.loop, client, connection.detach(), closed)
+        tunnels.add(tunnel)
+        tunnel.start(early_in, early)
+
+    def on_lost(self, error: KproxyError) -> None:
+        connection, self._connection = self._connection, None
+        assert connection is not None
+        if self._held is not None:
+            self._release_held()
+            self.downstream.abort()
+        elif (
+            self._answer is None
+            and connection.is_reused
+            and isinstance(error, UpstreamUnreachable)
+            and self._body_is_complete
+            and self._replay is not None
+            and self.method in _IDEMPOTENT
+        ):
+            # It was closed while it was idle, and the end crossed our request (RFC 9112, 9.3.1).
+            self._pending = self._replay
+            self._open(self._credential, is_retry=True)
+        else:
+            error.args = (f"context '{self._upstream.name}': {error}",)
+            self._fail(error)
+
+    # -- ends --
+
+    def _fail(self, error: KproxyError) -> None:
+        """Answer with the error or, when an answer has begun, cut it so that it cannot look complete."""
+        self._end()
+        downstream = self.downstream
+        downstream.exchange.proxy_error = error.proxy_error
+        if downstream.exchange.status:
+            downstream.abort()
+        else:
+            downstream.refuse(error)
+
+    def _abandon_upstream(self) -> None:
+        self._stop_continue_timer()
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def _end(self) -> None:
+        self._stop_continue_timer()
+        self._relay.forget(self)
+

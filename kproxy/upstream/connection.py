@@ -1,0 +1,208 @@
+"""One HTTP/1.1 connection to an API server, and the one exchange at a time that it carries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol
+
+from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
+from kproxy.wire import Body, CloseBody, MalformedHeadError, ResponseHead, find_head
+
+
+class Receiver(Protocol):
+    """Who an answer goes to. Called synchronously, in this order, from the transport's callbacks."""
+
+    method: str
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """A 1xx other than 101."""
+
+    def on_head(self, head: ResponseHead) -> bool:
+        """The final head. True asks for what the body's chunks hold, False for its bytes as they came."""
+
+    def on_body(self, data: bytes) -> None: ...
+
+    def on_end(self) -> None:
+        """The answer is complete; the connection is idle or closing."""
+
+    def on_upgrade(self, head: ResponseHead, early: bytes) -> None:
+        """A 101: the connection, and what came behind the head, are the receiver's now."""
+
+    def on_lost(self, error: KproxyError) -> None:
+        """The connection ended before the answer did."""
+
+    def on_upstream_paused(self) -> None:
+        """The API server reads slower than we send."""
+
+    def on_upstream_resumed(self) -> None: ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """States: idle (no receiver), head (no `_body`), body, closed.
+
+    What arrives while idle is a protocol error or an end; either way the connection is of no use any more.
+    """
+
+    __slots__ = (
+        "_body",
+        "_buffer",
+        "_on_closed",
+        "_receiver",
+        "idle_since",
+        "is_reused",
+        "keep_alive",
+        "transport",
+        "wants_payload",
+    )
+
+    def __init__(self, on_closed: Callable[[UpstreamConnection], None]) -> None:
+        self._on_closed = on_closed
+        self._receiver: Receiver | None = None
+        self._body: Body | None = None
+        self._buffer = b""
+        self.wants_payload = False
+        """Whether the receiver gets what the chunks hold, or the body as it came."""
+        self.transport: asyncio.Transport | None = None
+        self.is_reused = False
+        self.keep_alive = True
+        self.idle_since = 0.0
+
+    # -- called by the owner of the exchange --
+
+    def begin(self, receiver: Receiver) -> None:
+        """Take the next answer to `receiver`. The connection must be idle."""
+        self._receiver = receiver
+        self._body = None
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def abort(self) -> None:
+        """Drop the connection and its exchange: what tells an API server that nobody listens any more."""
+        self._receiver = None
+        if self.transport is not None:
+            self.transport.abort()
+
+    def close(self) -> None:
+        """End an idle connection, or one whose answer is complete."""
+        self._receiver = None
+        if self.transport is not None:
+            self.transport.close()
+
+    def detach(self) -> asyncio.Transport:
+        """Hand the transport over, for a tunnel. Nothing here touches it afterwards."""
+        transport, self.transport = self.transport, None
+        self._receiver = None
+        self._on_closed(self)
+        assert transport is not None
+        return transport
+
+    @property
+    def is_usable(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    # -- called by the transport --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            # An answer nobody asked for: reading it as the next one would be response splitting.
+            self.abort()
+            return
+        try:
+            if self._body is None:
+                data = self._buffer + data if self._buffer else data
+                self._buffer = b""
+                while self._body is None:
+                    end = find_head(data)
+                    if end < 0:
+                        self._buffer = data
+                        return
+                    head = ResponseHead(data[:end])
+                    data = data[end + 4 :]
+                    if head.status >= 200:
+                        self._body = head.body_of(receiver.method)
+                        self.wants_payload = receiver.on_head(head)
+                        self.keep_alive = head.keep_alive
+                    elif head.status == 101:
+                        receiver.on_upgrade(head, data)
+                        return
+                    else:
+                        receiver.on_interim(head)
+                    if self._receiver is not receiver:
+                        return
+            self._feed(receiver, self._body, data)
+        except MalformedHeadError as error:
+            self._fail(UpstreamProtocolError(f"the API server's answer is not HTTP/1.1: {error}"))
+        except UpstreamProtocolError as error:
+            self._fail(error)
+
+    def _feed(self, receiver: Receiver, body: Body, data: bytes) -> None:
+        if self.wants_payload:
+            payload: list[bytes] = []
+            used = body.feed(data, payload)
+            if payload:
+                receiver.on_body(payload[0] if len(payload) == 1 else b"".join(payload))
+        else:
+            used = body.feed(data)
+            if used:
+                receiver.on_body(data if used == len(data) else data[:used])
+        if body.is_finished and self._receiver is receiver:
+            if used < len(data):
+                self.keep_alive = False
+            self._finish(receiver)
+
+    def _finish(self, receiver: Receiver) -> None:
+        self._receiver = None
+        self._body = None
+        receiver.on_end()
+
+    def eof_received(self) -> bool:
+        receiver, body = self._receiver, self._body
+        if receiver is not None and body is not None and isinstance(body, CloseBody):
+            self.keep_alive = False
+            self._finish(receiver)
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.transport = None
+        self._on_closed(self)
+        if self._receiver is not None:
+            self._fail(
+                UpstreamUnreachable(
+                    "the API server closed the connection in the middle of its answer"
+                    if self._body is not None or self._buffer
+                    else "the API server closed the connection before it answered"
+                    if exc is None
+                    else f"the connection to the API server broke: {exc}"
+                )
+            )
+
+    def _fail(self, error: KproxyError) -> None:
+        receiver, self._receiver = self._receiver, None
+        if self.transport is not None:
+            self.transport.abort()
+        if receiver is not None:
+            receiver.on_lost(error)
+
+    def pause_writing(self) -> None:
+        if self._receiver is not None:
+            self._receiver.on_upstream_paused()
+
+    def resume_writing(self) -> None:
+        if self._receiver is not None:
+            self._receiver.on_upstream_resumed()

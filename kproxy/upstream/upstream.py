@@ -1,0 +1,122 @@
+"""One context at run time: its credential, its connections, and the fixed parts of every request to it."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+from kproxy.credentials import Credential, CredentialSource
+from kproxy.errors import ConfigError, CredentialError
+from kproxy.headers import Impersonation, authorization_block
+from kproxy.kubeconfig import ResolvedContext
+from kproxy.kubecontext import ServerAddress
+from kproxy.tls import client_context
+from kproxy.upstream.connection import UpstreamConnection
+from kproxy.upstream.dial import Dialer
+from kproxy.upstream.pool import Pool
+
+
+class Upstream:
+    """Owns the pool and the credential source; both end with `close()`."""
+
+    def __init__(
+        self,
+        context: ResolvedContext,
+        address: ServerAddress,
+        source: CredentialSource,
+        dialer: Dialer,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        appends_server_path: bool,
+    ) -> None:
+        """Raises KubeconfigError when the CA or the client certificate at hand cannot be used."""
+        self.context = context
+        self.name = context.name
+        self.authority = address.authority.encode("latin-1")
+        self.base_path = address.path_prefix if appends_server_path else ""
+        self.asks_for_gzip = not context.cluster.disable_compression
+        user = context.user
+        self.impersonation = (
+            Impersonation(
+                user.impersonate, user.impersonate_uid, user.impersonate_groups, user.impersonate_extra
+            )
+            if user.impersonate
+            else None
+        )
+        self._source = source
+        self._dialer = dialer
+        self._pool = Pool(loop)
+        self._server_hostname = context.cluster.tls_server_name or address.host
+        self._is_tls = address.scheme == "https"
+        self._credential: Credential | None = None
+        self._credential_block = b""
+        self._ssl_context: ssl.SSLContext | None = None
+        self._adopt(source.current())
+
+    def __repr__(self) -> str:
+        return f"<Upstream {self.name!r} {self._pool!r}>"
+
+    def _adopt(self, credential: Credential | None) -> None:
+        """Make what depends on the credential; new connections use its certificate, streams keep theirs."""
+        certificate = credential.certificate if credential is not None else None
+        known = self._credential.certificate if self._credential is not None else None
+        if self._is_tls and (self._ssl_context is None or certificate is not known):
+            if self._ssl_context is not None:
+                self._pool.close_idle()
+            self._ssl_context = client_context(self.context.cluster, certificate)
+            self._ssl_context.set_alpn_protocols(["http/1.1"])
+        self._credential = credential
+        self._credential_block = authorization_block(credential.authorization if credential else None)
+
+    # -- the hot path: synchronous, None when something must be waited for --
+
+    def current_credential(self) -> Credential | None:
+        return self._source.current()
+
+    def credential_block(self, credential: Credential) -> bytes:
+        """The Authorization line of that credential, or nothing."""
+        if credential is not self._credential:
+            self._adopt(credential)
+        return self._credential_block
+
+    def idle_connection(self) -> UpstreamConnection | None:
+        return self._pool.take()
+
+    # -- what may wait --
+
+    async def credential(self) -> Credential:
+        """A credential that is good now. Raises CredentialError."""
+        credential = await self._source.get()
+        if credential is not self._credential:
+            try:
+                self._adopt(credential)
+            except ConfigError as error:
+                raise CredentialError(str(error)) from error
+        return credential
+
+    def invalidate(self, credential: Credential) -> None:
+        """The API server answered 401 to it. Known by identity, so that a newer one is not thrown away."""
+        self._source.invalidate(credential)
+
+    async def dial(self) -> UpstreamConnection:
+        """A fresh connection. Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout."""
+        connection = self._pool.connection()
+        try:
+            await self._dialer.dial(
+                lambda: connection,
+                self._ssl_context,
+                self._server_hostname if self._is_tls else None,
+            )
+        except BaseException:
+            self._pool.forget(connection)
+            raise
+        return connection
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Give back a connection whose answer is complete."""
+        self._pool.put(connection)
+
+    async def close(self) -> None:
+        """End every connection and the credential source. Idempotent."""
+        self._pool.close()
+        await self._source.close()
