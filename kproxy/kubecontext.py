@@ -294,11 +294,11 @@ def _no_server(kubeconfig: KubeConfig, context: Context | None, cluster: Cluster
             f"no context is chosen: {_found(kubeconfig)} sets no current-context"
             f"{_choice('context', kubeconfig.contexts)}. Choose one with --context; {demo}"
         )
-    marks = {path: " (no such file)" for path in kubeconfig.missing}
+    marks = dict.fromkeys(kubeconfig.missing, " (no such file)")
     looked = ", ".join(f"{path}{marks.get(path, ' (no context)')}" for path in kubeconfig.paths)
     return (
-        f"no cluster to connect to: looked for a kubeconfig in {looked or 'an empty KUBECONFIG list'} and for "
-        f"the service account of a pod. Give --kubeconfig or --server, or set KUBECONFIG; {demo}"
+        f"no cluster to connect to: looked for a kubeconfig in {looked or 'an empty KUBECONFIG list'} "
+        f"and for the service account of a pod. Give --kubeconfig or --server, or set KUBECONFIG; {demo}"
     )
 
 
