@@ -1,0 +1,348 @@
+"""Go's regular expressions (RE2 syntax) compiled with Python's `re`.
+
+The filter flags of kubectl take Go regexes, and the two languages differ where a filter must not: Go's `$`
+does not match before a final newline, its `\\d`, `\\w` and `\\b` are ASCII, `^*` is legal, `a++` is not, and
+`\\z`, `\\pL`, `[[:alpha:]]`, `\\Q..\\E`, `(?i)` in the middle of an expression mean something else to `re` or
+nothing at all. So an expression is parsed as Go's `regexp/syntax` does under its Perl flags and written anew
+for `re`. Only whether a text matches is kept: greediness is dropped and every group becomes non-capturing.
+
+Not supported: Unicode scripts (`\\p{Greek}`), for which Python carries no table. Unlike Go's engine, `re`
+backtracks: an expression with many `.*` can take time polynomial in the length of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+_MAX_RUNE = 0x10FFFF
+_MAX_REPEAT = 1000  # regexp/syntax: maxRepeat
+
+Ranges = list[tuple[int, int]]
+
+
+class GoRegexpError(ValueError):
+    """The expression is not one Go would compile, or one that cannot be written for `re`."""
+
+
+def compile_go(source: str, *, ignore_case: bool = False) -> re.Pattern[str]:
+    """A pattern whose `search` finds a match exactly where Go's `MatchString` does; raises GoRegexpError."""
+    try:
+        source.encode()
+    except UnicodeEncodeError:
+        raise GoRegexpError("invalid UTF-8") from None
+    try:
+        return re.compile(_Translation(source, ignore_case).run())
+    except (re.error, OverflowError, RecursionError) as error:
+        raise GoRegexpError(f"expression too large: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Flags:
+    ignore_case: bool
+    multi_line: bool = False
+    dot_all: bool = False
+
+    def changed(self, on: str, off: str) -> _Flags:
+        def state(letter: str, now: bool) -> bool:
+            return letter not in off and (letter in on or now)
+
+        return _Flags(
+            ignore_case=state("i", self.ignore_case),
+            multi_line=state("m", self.multi_line),
+            dot_all=state("s", self.dot_all),
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class _Group:
+    """An open parenthesis, or the whole expression: finished branches and the atoms of the current one."""
+
+    outer_flags: _Flags
+    branches: list[str] = field(default_factory=list)
+    atoms: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        return "|".join([*self.branches, "".join(self.atoms)])
+
+
+_PERL_CLASSES: dict[str, Ranges] = {
+    "d": [(0x30, 0x39)],
+    "s": [(0x09, 0x0A), (0x0C, 0x0D), (0x20, 0x20)],
+    "w": [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
+}
+_POSIX_CLASSES: dict[str, Ranges] = {
+    "alnum": [(0x30, 0x39), (0x41, 0x5A), (0x61, 0x7A)],
+    "alpha": [(0x41, 0x5A), (0x61, 0x7A)],
+    "ascii": [(0x00, 0x7F)],
+    "blank": [(0x09, 0x09), (0x20, 0x20)],
+    "cntrl": [(0x00, 0x1F), (0x7F, 0x7F)],
+    "digit": [(0x30, 0x39)],
+    "graph": [(0x21, 0x7E)],
+    "lower": [(0x61, 0x7A)],
+    "print": [(0x20, 0x7E)],
+    "punct": [(0x21, 0x2F), (0x3A, 0x40), (0x5B, 0x60), (0x7B, 0x7E)],
+    "space": [(0x09, 0x0D), (0x20, 0x20)],
+    "upper": [(0x41, 0x5A)],
+    "word": [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
+    "xdigit": [(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)],
+}
+_CATEGORY = re.compile(r"C[cfos]?|L[lmotu]?|M[cen]?|N[dlo]?|P[cdefios]?|S[ckmo]?|Z[lps]?")
+_CONTROL_ESCAPES = {"a": 0x07, "f": 0x0C, "n": 0x0A, "r": 0x0D, "t": 0x09, "v": 0x0B}
+_ASSERTIONS = {"A": r"\A", "z": r"\Z", "b": r"(?a:\b)", "B": r"(?!(?a:\b))"}  # re's \B never matches in ""
+
+_NAMED_GROUP = re.compile(r"\(\?P?<(?![=!])([^>]*)(>?)")
+_FLAG_GROUP = re.compile(r"\(\?([imsU]*)(?:-([imsU]+))?([:)])")
+_REPEAT = re.compile(r"\{(0|[1-9][0-9]*)(?:(,)(0|[1-9][0-9]*)?)?\}")
+_UNICODE_CLASS = re.compile(r"\\([pP])(?:\{(\^?)([^}]*)\}|([^{]))")
+_POSIX_CLASS = re.compile(r"\[:(\^?)([^\]]*?):\]")
+_NUMERIC_ESCAPE = re.compile(r"\\(?:x\{([0-9A-Fa-f]+)\}|x([0-9A-Fa-f]{2})|(0[0-7]{0,2}|[1-7][0-7]{1,2}))")
+
+
+class _Translation:
+    """One pass over one expression; `at` is the next character to read."""
+
+    def __init__(self, source: str, ignore_case: bool) -> None:
+        self.source = source
+        self.at = 0
+        self.flags = _Flags(ignore_case=ignore_case)
+        self.groups = [_Group(outer_flags=self.flags)]
+
+    def run(self) -> str:
+        repeat_at: int | None = None  # where the operator began that ended just before `at`
+        while self.at < len(self.source):
+            start = self.at
+            if self.step_repeat(repeat_at):
+                repeat_at = start
+                continue
+            repeat_at = None
+            self.step()
+        if len(self.groups) > 1:
+            raise GoRegexpError(f"missing closing ): `{self.source}`")
+        return self.groups[0].text()
+
+    def step(self) -> None:
+        char = self.source[self.at]
+        if char == "(":
+            self.open_group()
+        elif char == ")":
+            self.close_group()
+        elif char == "|":
+            group = self.groups[-1]
+            group.branches.append("".join(group.atoms))
+            group.atoms = []
+            self.at += 1
+        elif char == "[":
+            self.add_class(*self.bracket_class())
+        elif char == ".":
+            self.add(r"[\s\S]" if self.flags.dot_all else r"[^\n]")
+            self.at += 1
+        elif char == "^":
+            self.add(r"(?m:^)" if self.flags.multi_line else r"\A")
+            self.at += 1
+        elif char == "$":
+            self.add(r"(?=\n|\Z)" if self.flags.multi_line else r"\Z")
+            self.at += 1
+        elif char == "\\":
+            self.step_escape()
+        else:
+            self.add_literal(char)
+            self.at += 1
+
+    def step_escape(self) -> None:
+        letter = self.source[self.at + 1 : self.at + 2]
+        if letter in _ASSERTIONS:
+            self.add(_ASSERTIONS[letter])
+            self.at += 2
+        elif letter == "Q":
+            quoted, _, _ = self.source[self.at + 2 :].partition(r"\E")
+            for char in quoted:
+                self.add_literal(char)
+            self.at = min(self.at + len(quoted) + 4, len(self.source))
+        elif (named := self.named_class()) is not None:
+            self.add_class(named, negated=False)
+        else:
+            self.add_literal(chr(self.single_escape()))
+
+    def step_repeat(self, repeat_at: int | None) -> bool:
+        """Apply `*`, `+`, `?` or `{n,m}` at the current place to the atom before it, if there is one."""
+        start = self.at
+        char = self.source[start]
+        if char in "*+?":
+            quantifier = char
+            self.at += 1
+        elif char == "{" and (counted := _REPEAT.match(self.source, start)):
+            low = int(counted[1])
+            high = int(counted[3] or low)
+            if high > _MAX_REPEAT or low > high:
+                raise GoRegexpError(f"invalid repeat count: `{counted[0]}`")
+            quantifier = counted[0]
+            self.at = counted.end()
+        else:
+            return False
+        if self.at < len(self.source) and self.source[self.at] == "?":
+            self.at += 1
+        if repeat_at is not None:
+            raise GoRegexpError(f"invalid nested repetition operator: `{self.source[repeat_at : self.at]}`")
+        atoms = self.groups[-1].atoms
+        if not atoms:
+            raise GoRegexpError(f"missing argument to repetition operator: `{self.source[start : self.at]}`")
+        atoms[-1] = f"(?:{atoms[-1]}){quantifier}"
+        return True
+
+    def open_group(self) -> None:
+        inner = self.flags
+        if not self.source.startswith("(?", self.at):
+            self.at += 1
+        elif named := _NAMED_GROUP.match(self.source, self.at):
+            if not named[2] or not re.fullmatch(r"[0-9A-Za-z_]+", named[1]):
+                raise GoRegexpError(f"invalid named capture: `{named[0]}`")
+            self.at = named.end()
+        elif flagged := _FLAG_GROUP.match(self.source, self.at):
+            inner = self.flags.changed(flagged[1], flagged[2] or "")
+            self.at = flagged.end()
+            if flagged[3] == ")":
+                self.flags = inner  # until the end of the group around it
+                return
+        else:
+            raise GoRegexpError(f"invalid or unsupported Perl syntax: `{self.source[self.at : self.at + 3]}`")
+        self.groups.append(_Group(outer_flags=self.flags))
+        self.flags = inner
+
+    def close_group(self) -> None:
+        if len(self.groups) == 1:
+            raise GoRegexpError(f"unexpected ): `{self.source}`")
+        group = self.groups.pop()
+        self.flags = group.outer_flags
+        self.add(f"(?:{group.text()})")
+        self.at += 1
+
+    def add(self, atom: str) -> None:
+        self.groups[-1].atoms.append(atom)
+
+    def add_literal(self, char: str) -> None:
+        self.add(f"(?i:{re.escape(char)})" if self.flags.ignore_case else re.escape(char))
+
+    def add_class(self, ranges: Ranges, negated: bool) -> None:
+        if not ranges:  # \P{Any}: `re` has no empty set
+            self.add(r"[\s\S]" if negated else r"(?!)")
+            return
+        members = "".join(f"{_escaped(low)}-{_escaped(high)}" for low, high in ranges)
+        text = f"[^{members}]" if negated else f"[{members}]"
+        self.add(f"(?i:{text})" if self.flags.ignore_case else text)
+
+    def bracket_class(self) -> tuple[Ranges, bool]:
+        """The bracket expression at the current place: its ranges, and whether `^` negates it."""
+        start = self.at
+        negated = self.source.startswith("^", start + 1)
+        self.at += 2 if negated else 1
+        first = self.at
+        ranges: Ranges = []
+        while self.at == first or not self.source.startswith("]", self.at):
+            if self.at >= len(self.source):
+                raise GoRegexpError(f"missing closing ]: `{self.source[start:]}`")
+            if posix := _POSIX_CLASS.match(self.source, self.at):
+                if posix[2] not in _POSIX_CLASSES:
+                    raise GoRegexpError(f"invalid character class range: `{posix[0]}`")
+                ranges += _signed(_POSIX_CLASSES[posix[2]], bool(posix[1]))
+                self.at = posix.end()
+            elif (named := self.named_class()) is not None:
+                ranges += named
+            else:
+                ranges.append(self.class_range(start))
+        self.at += 1
+        return ranges, negated
+
+    def class_range(self, class_start: int) -> tuple[int, int]:
+        start = self.at
+        low = high = self.class_char(class_start)
+        if self.source.startswith("-", self.at) and not self.source.startswith("-]", self.at):
+            self.at += 1
+            high = self.class_char(class_start)
+        if high < low:
+            raise GoRegexpError(f"invalid character class range: `{self.source[start : self.at]}`")
+        return low, high
+
+    def class_char(self, class_start: int) -> int:
+        if self.at >= len(self.source):
+            raise GoRegexpError(f"missing closing ]: `{self.source[class_start:]}`")
+        if self.source[self.at] == "\\":
+            return self.single_escape()
+        self.at += 1
+        return ord(self.source[self.at - 1])
+
+    def named_class(self) -> Ranges | None:
+        r"""The class escape at the current place (`\d`, `\pL`, `\P{^Lu}`), None when it is none."""
+        letter = self.source[self.at + 1 : self.at + 2]
+        if self.source[self.at] != "\\" or not letter or letter not in "dDsSwWpP":
+            return None
+        if letter not in "pP":
+            self.at += 2
+            return _signed(_PERL_CLASSES[letter.lower()], letter.isupper())
+        unicode = _UNICODE_CLASS.match(self.source, self.at)
+        if unicode is None:
+            raise GoRegexpError(f"invalid character class range: `{self.source[self.at :]}`")
+        name = unicode[4] or unicode[3]
+        if name == "Any":
+            ranges = [(0, _MAX_RUNE)]
+        elif _CATEGORY.fullmatch(name):
+            ranges = _category_ranges(name)
+        else:
+            raise GoRegexpError(
+                f"invalid character class range: `{unicode[0]}` (of Unicode classes kproxy knows the general "
+                "categories, as \\p{L} or \\p{Nd}, but no scripts)"
+            )
+        self.at = unicode.end()
+        return _signed(ranges, (unicode[1] == "P") != bool(unicode[2]))
+
+    def single_escape(self) -> int:
+        """The code point of the escape at the current place, which stands for one character."""
+        char = self.source[self.at + 1 : self.at + 2]
+        if not char:
+            raise GoRegexpError("trailing backslash at end of expression")
+        if numeric := _NUMERIC_ESCAPE.match(self.source, self.at):
+            rune = int(numeric[3], 8) if numeric[3] else int(numeric[1] or numeric[2], 16)
+            if rune <= _MAX_RUNE:
+                self.at = numeric.end()
+                return rune
+        elif char in _CONTROL_ESCAPES:
+            self.at += 2
+            return _CONTROL_ESCAPES[char]
+        elif char.isascii() and not char.isalnum():
+            self.at += 2
+            return ord(char)
+        raise GoRegexpError(f"invalid escape sequence: `\\{char}`")
+
+
+def _escaped(rune: int) -> str:
+    return f"\\U{rune:08x}"
+
+
+def _signed(ranges: Ranges, negated: bool) -> Ranges:
+    if not negated:
+        return ranges
+    gaps: Ranges = []
+    start = 0
+    for low, high in sorted(ranges):
+        if start < low:
+            gaps.append((start, low - 1))
+        start = max(start, high + 1)
+    if start <= _MAX_RUNE:
+        gaps.append((start, _MAX_RUNE))
+    return gaps
+
+
+@lru_cache
+def _category_ranges(name: str) -> Ranges:
+    # Imported here: a megabyte of tables, for an escape that few expressions hold.
+    from unicodedata import category
+
+    ranges: Ranges = []
+    for rune in range(_MAX_RUNE + 1):
+        if category(chr(rune)).startswith(name):
+            if ranges and ranges[-1][1] == rune - 1:
+                ranges[-1] = (ranges[-1][0], rune)
+            else:
+                ranges.append((rune, rune))
+    return ranges
