@@ -159,8 +159,13 @@ class RequestHead:
             self.keep_alive = b"close" not in self.options
         else:
             self.keep_alive = b"keep-alive" in self.options and b"close" not in self.options
-        # An upgrade is a hop-by-hop wish: named in Connection, and HTTP/1.1 only (RFC 9110, 7.8).
-        self.is_upgrade = b"upgrade" in self.options and bool(names.get(b"upgrade")) and self.minor == 1
+        # An upgrade is a hop-by-hop wish: named in Connection, and HTTP/1.1 only (RFC 9110, 7.8). h2c, which
+        # `curl --http2` asks for, may be ignored: every client that asks can do without.
+        self.is_upgrade = (
+            b"upgrade" in self.options
+            and self.minor == 1
+            and names.get(b"upgrade", b"").lower() not in (b"", b"h2c")
+        )
         self.expects_continue = (
             b"expect" in names and self.minor == 1 and names[b"expect"].lower() == b"100-continue"
         )
