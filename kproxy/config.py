@@ -1,0 +1,357 @@
+"""Every setting of kproxy, declared once, and how flags, variables and the config file fill it.
+
+Precedence: flag, then `KPROXY_*` variable, then config file, then the default on the field.
+All problems are found in one go; each reads `port: expected 0-65535, got 'abc' (config.yaml line 3)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from kproxy.errors import ConfigError
+from kproxy.goregexp import compile_go
+from kproxy.kubeconfig import Overrides
+from kproxy.options import (
+    FILE,
+    FOLDER,
+    FOLDERS,
+    NAME,
+    PREFIX,
+    SWITCH,
+    TEXT,
+    Choice,
+    Duration,
+    Items,
+    Kind,
+    Name,
+    Number,
+    Option,
+    Patterns,
+    Unusable,
+    option,
+    options_of,
+)
+from kproxy.policy import (
+    DEFAULT_ACCEPT_HOSTS,
+    DEFAULT_ACCEPT_ORIGINS,
+    DEFAULT_ACCEPT_PATHS,
+    DEFAULT_REJECT_METHODS,
+    DEFAULT_REJECT_PATHS,
+)
+
+LISTEN = "Listening"
+SERVE = "What is served"
+GUARD = "What is let through"
+CLUSTER = "The API server, as in kubectl (default: what the kubeconfig says)"
+CREDENTIALS = "Credentials"
+RUNNING = "Logs and settings"
+
+_PATTERNS = Patterns(compile_go)
+_PERIOD = Duration(0.0, "a duration of zero or more, such as 30s or 1m30s")
+_SPAN = Duration(0.001, "a duration above zero, such as 30s or 1m30s")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Config:
+    """The settings in force. Empty text never occurs: what is not given is None."""
+
+    port: int = option(8001, "Port to listen on; 0 picks a free one.", LISTEN, Number(0, 65535), short="p")
+    address: str = option(
+        "127.0.0.1",
+        "IP address or host name to listen on. Whoever can reach it acts with your credentials.",
+        LISTEN,
+        Name("ADDRESS", "an IP address or host name (0.0.0.0 and :: are all interfaces)"),
+    )
+    unix_socket: str | None = option(
+        None, "Unix socket to listen on instead of a port.", LISTEN, FILE, short="u"
+    )
+    api_prefix: str = option(
+        "/", "Path prefix of the Kubernetes API. One that starts with /api is kept, any other is taken off "
+        "before the API server sees the path.", SERVE, PREFIX,
+    )  # fmt: skip
+    append_server_path: bool = option(
+        True, "Put the path of the kubeconfig's server before every request, unless it is there already. "
+        "kubectl proxy does so only when told.", SERVE, SWITCH,
+    )  # fmt: skip
+    www: str | None = option(
+        None, "Folder of static files to serve beside the API.", SERVE, FOLDER, short="w"
+    )
+    www_prefix: str = option("/static/", "Path prefix of the static files.", SERVE, PREFIX, short="P")
+    www_follow_symlinks: bool = option(
+        False, "Follow symbolic links that lead out of the folder of static files.", SERVE, SWITCH
+    )
+    accept_paths: tuple[str, ...] = option(
+        DEFAULT_ACCEPT_PATHS, "Paths to let through; an empty list lets none through.", GUARD, _PATTERNS
+    )
+    reject_paths: tuple[str, ...] = option(
+        DEFAULT_REJECT_PATHS, "Paths to refuse, even if --accept-paths has them.", GUARD, _PATTERNS
+    )
+    accept_hosts: tuple[str, ...] = option(
+        DEFAULT_ACCEPT_HOSTS, "Host names (of the Host header) to answer to; an empty list answers none.",
+        GUARD, _PATTERNS,
+    )  # fmt: skip
+    accept_origins: tuple[str, ...] = option(
+        DEFAULT_ACCEPT_ORIGINS, "Origins of web pages that may use the proxy, besides its own. "
+        "Matched against the whole origin, such as https://example.org:8443, and against its host.",
+        GUARD, _PATTERNS,
+    )  # fmt: skip
+    reject_methods: tuple[str, ...] = option(
+        DEFAULT_REJECT_METHODS, "HTTP methods to refuse, such as POST,PUT,PATCH,DELETE.", GUARD, _PATTERNS
+    )
+    disable_filter: bool = option(
+        False, "Let every path, method and host through. Only pages of other web sites are still refused.",
+        GUARD, SWITCH,
+    )  # fmt: skip
+    kubeconfig: str | None = option(
+        None, "Kubeconfig file; otherwise $KUBECONFIG, then ~/.kube/config.", CLUSTER, FILE
+    )
+    context: str | None = option(None, "Context of the kubeconfig to use.", CLUSTER, NAME)
+    cluster: str | None = option(None, "Cluster of the kubeconfig to use.", CLUSTER, NAME)
+    user: str | None = option(None, "User of the kubeconfig to use.", CLUSTER, NAME)
+    server: str | None = option(None, "URL of the API server.", CLUSTER, Kind("URL"), short="s")
+    tls_server_name: str | None = option(
+        None,
+        "Name the API server's certificate must have, when it is not the host of its URL.",
+        CLUSTER,
+        NAME,
+    )
+    certificate_authority: str | None = option(
+        None, "File of certificates that the API server is trusted by.", CLUSTER, FILE
+    )
+    insecure_skip_tls_verify: bool | None = option(
+        None, "Trust any certificate of the API server. Whoever sits between can then take your credentials.",
+        CLUSTER, SWITCH,
+    )  # fmt: skip
+    client_certificate: str | None = option(None, "File of the client certificate.", CLUSTER, FILE)
+    client_key: str | None = option(None, "File of the client certificate's key.", CLUSTER, FILE)
+    token: str | None = option(
+        None, "Bearer token. On a command line other users can see it; the kubeconfig is a better place.",
+        CLUSTER, TEXT, secret=True,
+    )  # fmt: skip
+    username: str | None = option(None, "User name for basic authentication.", CLUSTER, NAME)
+    password: str | None = option(None, "Password for basic authentication.", CLUSTER, TEXT, secret=True)
+    impersonate: str | None = option(None, "User to act as.", CLUSTER, NAME, name="as")
+    impersonate_groups: tuple[str, ...] = option(
+        (), "Group to act as; may be given several times.", CLUSTER, Items("GROUP", "a list of groups"),
+        name="as_group",
+    )  # fmt: skip
+    impersonate_uid: str | None = option(None, "UID to act as.", CLUSTER, Kind("UID"), name="as_uid")
+    impersonate_extra: tuple[str, ...] = option(
+        (), "Extra field of the user to act as; may be given several times.", CLUSTER,
+        Items("KEY=VALUE", "a list of key=value", separator="="), name="as_user_extra",
+    )  # fmt: skip
+    disable_compression: bool | None = option(
+        None, "Do not ask the API server for compressed answers.", CLUSTER, SWITCH
+    )
+    request_timeout: str | None = option(
+        None,
+        "Checked as kubectl does; like kubectl proxy, kproxy sets no limit on a proxied request.",
+        CLUSTER,
+        TEXT,
+    )
+    namespace: str | None = option(
+        None, "Accepted because kubectl has it; a proxy has no use for it.", CLUSTER, NAME, short="n"
+    )
+    keepalive_seconds: float = option(
+        0.0, "TCP keep-alive period of connections to the API server; 0 is kproxy's own choice of 30s.",
+        CLUSTER, _PERIOD, name="keepalive",
+    )  # fmt: skip
+    exec_timeout_seconds: float = option(
+        60.0, "How long an exec credential plugin may run.", CREDENTIALS, _SPAN, name="exec_timeout"
+    )
+    exec_path: str | None = option(
+        None, "Folders, with a colon between, to look for exec credential plugins in, after those of $PATH.",
+        CREDENTIALS, FOLDERS,
+    )  # fmt: skip
+    kuberc: str | None = option(
+        None, "File that says which exec credential plugins may run; otherwise $KUBERC, then ~/.kube/kuberc.",
+        CREDENTIALS, FILE,
+    )  # fmt: skip
+    oidc_write_back: bool = option(
+        True, "Write renewed OIDC tokens back to the kubeconfig, as kubectl does.", CREDENTIALS, SWITCH
+    )
+    reload: bool = option(
+        True, "Notice changes of the kubeconfig and of the files it names.", CREDENTIALS, SWITCH
+    )
+    rotate_close: bool = option(
+        False, "Close open streams when the credential changes, not only idle connections.",
+        CREDENTIALS, SWITCH,
+    )  # fmt: skip
+    log_format: str = option(
+        "auto", "How log lines look on stderr; auto is console on a terminal, else json.", RUNNING,
+        Choice("auto", "console", "json"),
+    )  # fmt: skip
+    verbosity: int = option(
+        0, "How much is logged: -1 warnings, 0 requests too, 4 and more each step.", RUNNING, Number(-1, 99),
+        name="v", short="v",
+    )  # fmt: skip
+    grace_period_seconds: float = option(
+        10.0,
+        "How long open requests may go on after SIGTERM or Ctrl-C.",
+        RUNNING,
+        _PERIOD,
+        name="grace_period",
+    )
+    config: str | None = option(
+        None, "Config file: the same settings in YAML, with underscores for dashes.", RUNNING, FILE,
+        in_file=False,
+    )  # fmt: skip
+
+    def overrides(self) -> Overrides:
+        """What replaces fields of the kubeconfig."""
+        return Overrides(**{each.name: getattr(self, each.name) for each in fields(Overrides)})
+
+
+OPTIONS: tuple[Option, ...] = options_of(Config)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A setting as somebody wrote it, and where."""
+
+    option: Option
+    text: str = field(repr=False)
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What could be understood, and what could not: a setting with a problem has its default here."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """Where each value comes from, by field name; a field that is not here has its default."""
+    problems: tuple[str, ...]
+
+
+def load(flags: Sequence[Given], environ: Mapping[str, str]) -> Config:
+    """The config to run with; raises `ConfigError` with every problem there is."""
+    settings = read(flags, environ)
+    if settings.problems:
+        raise ConfigError(settings.problems)
+    return settings.config
+
+
+def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
+    """The config as far as it can be understood, with the problems beside it."""
+    problems: list[str] = []
+    found = _parse([*_variables(environ, problems), *flags], problems)
+    if "config" in found:
+        path, origin = found["config"]
+        found = {**_read_file(Path(path), origin, problems), **found}
+    config = Config(**{name: value for name, (value, _) in found.items()})
+    origins = {name: origin for name, (_, origin) in found.items()}
+    problems += _conflicts(config, origins)
+    return Settings(config=config, origins=origins, problems=tuple(problems))
+
+
+_Found = dict[str, tuple[Any, str]]
+"""Field name -> its value and where that comes from."""
+
+
+def _parse(givens: Iterable[Given], problems: list[str]) -> _Found:
+    found: _Found = {}
+    for given in givens:
+        option = given.option
+        try:
+            value = option.kind.parse(given.text)
+        except Unusable as unusable:
+            problems.append(f"{option.name}: {unusable} ({given.origin})")
+            continue
+        before = found.get(option.field)
+        if option.kind.repeats and before and before[1] == given.origin:
+            value = (*before[0], *value)
+        found[option.field] = (value, given.origin)
+    return found
+
+
+def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+    known = {option.variable: option for option in OPTIONS}
+    for name in sorted(environ):
+        # Kubernetes gives pods KPROXY_PORT=tcp://10.0.0.1:8001 when a Service is named kproxy (service
+        # links), and KPROXY_SERVICE_HOST and more besides.
+        if not name.startswith("KPROXY_") or (name == "KPROXY_PORT" and "://" in environ[name]):
+            continue
+        if name in known:
+            yield Given(option=known[name], text=environ[name], origin=name)
+        elif near := nearest(name, known):
+            problems.append(f"{name}: unknown variable, did you mean {near}?")
+
+
+def _read_file(path: Path, origin: str, problems: list[str]) -> _Found:
+    # Imported here: most starts have no config file, and --help needs no YAML.
+    import yaml
+
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        problems.append(f"config: cannot read {path}: {error.strerror} ({origin})")
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        return _take(loader, path, problems)
+    except yaml.MarkedYAMLError as error:
+        # The mark alone, not the error's text: that quotes the line, which may hold a token.
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problems.append(f"config: not YAML: {error.problem} ({path.name}{line})")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problems.append(f"config: not YAML: {type(error).__name__} ({path.name})")
+    finally:
+        loader.dispose()
+    return {}
+
+
+def _take(loader: Any, path: Path, problems: list[str]) -> _Found:
+    known = {option.name: option for option in OPTIONS if option.in_file}
+    found: _Found = {}
+    node = loader.get_single_node()
+    if node is None:
+        return found
+    if node.id != "mapping":
+        problems.append(f"config: expected settings such as `port: 8001` ({path.name})")
+        return found
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        origin = f"{path.name} line {key_node.start_mark.line + 1}"
+        option = known.get(key)
+        if option is None:
+            near = nearest(key, known)
+            hint = f", did you mean {near}?" if near else ""
+            problems.append(f"{key}: unknown setting{hint} ({origin})")
+            continue
+        if option.field in found:
+            problems.append(f"{key}: given twice ({found[option.field][1]} and {origin})")
+        value = loader.construct_object(value_node, deep=True)
+        if value is None:
+            continue
+        try:
+            found[option.field] = (option.kind.take(value, path.parent), origin)
+        except Unusable as unusable:
+            what = f"expected {option.kind.expected}" if option.secret else unusable
+            problems.append(f"{key}: {what} ({origin})")
+    return found
+
+
+def _conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    # kubectl compares with the default, so that an explicit --port=8001 passes.
+    if config.unix_socket is not None and config.port != 8001:
+        yield (
+            "unix_socket: cannot set --unix-socket and --port at the same time, leave one out "
+            f"({origins['unix_socket']}, {origins['port']})"
+        )
+    if config.www is not None and config.www_prefix == config.api_prefix:
+        yield (
+            f"www_prefix: {config.www_prefix!r} is the path of the API already; "
+            "set another --www-prefix or --api-prefix"
+        )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` may have been meant to be."""
+    # Imported here: needed only when something is misspelt.
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, n=1, cutoff=0.75)), None)

@@ -1,0 +1,298 @@
+"""What a setting may be: how its text is read, its YAML value taken, and its value shown.
+
+`config.py` declares each setting once with one of these kinds; flags, variables and the config file
+share them, so that a value means the same wherever it is written.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+
+class Unusable(ValueError):
+    """A value that is none of its setting; the text reads on after `port: `."""
+
+
+class Kind:
+    """Text, the kind most settings have. An empty text is "not given", as kubectl's flags take it."""
+
+    expected: str = "text"
+    repeats: bool = False
+
+    def __init__(self, metavar: str = "") -> None:
+        self.metavar = metavar
+
+    def parse(self, text: str) -> Any:
+        """The value that a flag or variable spells; raises `Unusable`."""
+        return text or None
+
+    def take(self, value: object, folder: Path) -> Any:
+        """The value that a config file in `folder` holds; raises `Unusable`."""
+        if isinstance(value, str):
+            return self.parse(value)
+        raise self.unusable(value)
+
+    def show(self, value: Any) -> str:
+        """The value as a flag would spell it."""
+        return "" if value is None else str(value)
+
+    def unusable(self, value: object) -> Unusable:
+        shown = repr(value)
+        return Unusable(f"expected {self.expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}")
+
+
+class Name(Kind):
+    """Text that must be there."""
+
+    def __init__(self, metavar: str, expected: str) -> None:
+        super().__init__(metavar)
+        self.expected = expected
+
+    def parse(self, text: str) -> str:
+        if not text:
+            raise self.unusable(text)
+        return text
+
+
+class FilePath(Kind):
+    """A path: relative to the working directory in a flag, to the file's own folder in the config file."""
+
+    expected = "a path"
+
+    def take(self, value: object, folder: Path) -> str | None:
+        path: str | None = super().take(value, folder)
+        return path and os.path.join(folder, os.path.expanduser(path))
+
+
+class SearchPath(FilePath):
+    """Folders in the form of $PATH, relative ones as in `FilePath`."""
+
+    expected = "folders with a colon between"
+
+    def take(self, value: object, folder: Path) -> str | None:
+        parts = value.split(os.pathsep) if isinstance(value, str) else [value]
+        return (
+            os.pathsep.join(filter(None, (super(SearchPath, self).take(part, folder) for part in parts)))
+            or None
+        )
+
+
+class UrlPrefix(Kind):
+    """A path prefix of URLs; gets the slash at its end that kubectl also adds."""
+
+    expected = "a path that starts with /"
+
+    def parse(self, text: str) -> str:
+        if text and not text.startswith("/"):
+            raise self.unusable(text)
+        return text if text.endswith("/") else text + "/"
+
+
+class Switch(Kind):
+    """On or off, in the words of Go's strconv.ParseBool."""
+
+    expected = "true or false"
+
+    def parse(self, text: str) -> bool:
+        if text in ("1", "t", "T", "true", "TRUE", "True"):
+            return True
+        if text in ("0", "f", "F", "false", "FALSE", "False"):
+            return False
+        raise self.unusable(text)
+
+    def take(self, value: object, folder: Path) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise self.unusable(value)
+
+    def show(self, value: Any) -> str:
+        return "" if value is None else str(value).lower()
+
+
+class Number(Kind):
+    """A whole number within bounds."""
+
+    def __init__(self, low: int, high: int) -> None:
+        super().__init__("N")
+        self.low = low
+        self.high = high
+        self.expected = f"{low}-{high}" if low >= 0 else f"a whole number from {low} to {high}"
+
+    def parse(self, text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text) or not self.low <= int(text) <= self.high:
+            raise self.unusable(text)
+        return int(text)
+
+    def take(self, value: object, folder: Path) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
+            raise self.unusable(value)
+        return value
+
+
+_DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
+_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+
+
+class Duration(Kind):
+    """A span of time as Go's time.ParseDuration reads it (`90s`, `1m30s`, `0`), kept in seconds."""
+
+    def __init__(self, low_seconds: float, expected: str) -> None:
+        super().__init__("DURATION")
+        self.low_seconds = low_seconds
+        self.expected = expected
+
+    def parse(self, text: str) -> float:
+        sign, digits = (text[0], text[1:]) if text[:1] in ("+", "-") else ("", text)
+        parts = _DURATION.findall(digits)
+        if digits != "0" and (not parts or "".join(number + unit for number, unit in parts) != digits):
+            raise self.unusable(text)
+        seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+        seconds = -seconds if sign == "-" else seconds
+        if seconds < self.low_seconds:
+            raise self.unusable(text)
+        return seconds
+
+    def take(self, value: object, folder: Path) -> float:
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise self.unusable(value)
+        return self.parse(value if isinstance(value, str) else f"{value}s")
+
+    def show(self, value: Any) -> str:
+        return f"{value:g}s"
+
+
+class Choice(Kind):
+    """One of a few words."""
+
+    def __init__(self, *words: str) -> None:
+        super().__init__("|".join(words))
+        self.words = words
+        self.expected = ", ".join(words[:-1]) + f" or {words[-1]}"
+
+    def parse(self, text: str) -> str:
+        if text not in self.words:
+            raise self.unusable(text)
+        return text
+
+
+class Patterns(Kind):
+    """Regular expressions: a flag is split at every comma, as kubectl does; a YAML list is not."""
+
+    expected = "regular expressions: a list, or text with commas between"
+
+    def __init__(self, check: Callable[[str], object]) -> None:
+        super().__init__("REGEX,...")
+        self.check = check
+        """Raises ValueError for what is no regular expression."""
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        # kubectl's MakeRegexpArray: an empty text is no expression at all, not one that matches all.
+        return self._checked(text.split(",") if text else [])
+
+    def take(self, value: object, folder: Path) -> tuple[str, ...]:
+        if isinstance(value, str):
+            return self.parse(value)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.unusable(value)
+        return self._checked(value)
+
+    def show(self, value: Any) -> str:
+        return ",".join(value)
+
+    def _checked(self, patterns: list[str]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                self.check(pattern)
+            except ValueError as error:
+                raise Unusable(f"{pattern!r} is not a regular expression: {error}") from None
+        return tuple(patterns)
+
+
+class Items(Kind):
+    """A flag that is given once per value and never split; a variable holds one value per line."""
+
+    repeats = True
+
+    def __init__(self, metavar: str, expected: str, separator: str = "") -> None:
+        super().__init__(metavar)
+        self.expected = expected
+        self.separator = separator
+        """What each value must contain, as the `=` of key=value."""
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return self._checked(text.splitlines())
+
+    def take(self, value: object, folder: Path) -> tuple[str, ...]:
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.unusable(value)
+        return self._checked(value)
+
+    def show(self, value: Any) -> str:
+        return ",".join(value)
+
+    def _checked(self, items: list[str]) -> tuple[str, ...]:
+        for item in items:
+            if self.separator not in item:
+                raise self.unusable(item)
+        return tuple(items)
+
+
+NAME = Kind("NAME")
+TEXT = Kind("TEXT")
+FILE = FilePath("FILE")
+FOLDER = FilePath("FOLDER")
+FOLDERS = SearchPath("FOLDER:...")
+PREFIX = UrlPrefix("PREFIX")
+SWITCH = Switch()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Option:
+    """One setting: its field in `Config`, and how people write it."""
+
+    field: str
+    name: str
+    """The key in the config file; the flag has dashes instead, the variable is upper case."""
+    kind: Kind
+    default: Any
+    help: str
+    group: str
+    short: str = ""
+    secret: bool = False
+    in_file: bool = True
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variable(self) -> str:
+        return "KPROXY_" + self.name.upper()
+
+    @property
+    def negation(self) -> str:
+        """`--no-x` for what is on unless told otherwise, else empty."""
+        return "--no-" + self.flag[2:] if self.default is True else ""
+
+    def show(self, value: Any) -> str:
+        """The value for a person to read; a secret's stays hidden."""
+        return "[hidden]" if self.secret and value else self.kind.show(value)
+
+
+def option(default: Any, help: str, group: str, kind: Kind, **more: Any) -> Any:  # noqa: A002
+    """A dataclass field that carries an `Option`; `more` are fields of it that are not as usual."""
+    about = {"kind": kind, "help": help, "group": group, **more}
+    return field(default=default, repr=not more.get("secret", False), metadata=about)
+
+
+def options_of(config: type[Any]) -> tuple[Option, ...]:
+    """The settings that a dataclass declares with `option`, in their order."""
+    return tuple(
+        Option(**{"field": each.name, "name": each.name, "default": each.default, **each.metadata})
+        for each in fields(config)
+    )
