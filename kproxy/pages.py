@@ -178,7 +178,7 @@ class StaticFiles:
         if path.endswith("/index.html"):
             return _redirect("./", query)
         with contextlib.ExitStack() as opened:
-            found = await _in_thread(partial(self._folder.find, path, opened))
+            found = await in_thread(partial(self._folder.find, path, opened))
             if isinstance(found, Moved):
                 return _redirect(found.location, query)
             headers: dict[str, str] = {}
@@ -278,7 +278,7 @@ async def _send(request: web.BaseRequest, file: File, headers: dict[str, str]) -
             offset = wanted.start
             while offset < wanted.stop:
                 count = min(PIECE_BYTES, wanted.stop - offset)
-                data = await _in_thread(partial(pread, file.descriptor, count, offset))
+                data = await in_thread(partial(pread, file.descriptor, count, offset))
                 if not data:
                     raise KproxyError("the file became shorter while it was sent")
                 await response.write(data)
@@ -298,7 +298,7 @@ def _part_head(boundary: str, wanted: range, file: File) -> bytes:
     ).encode()
 
 
-async def _in_thread(job: Callable[[], T]) -> T:
+async def in_thread(job: Callable[[], T]) -> T:
     """Run blocking file work off the loop. A cancelled wait still outlasts it: the file is closed next."""
     future = asyncio.get_running_loop().run_in_executor(None, job)
     try:
