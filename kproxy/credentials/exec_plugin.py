@@ -1,0 +1,286 @@
+"""Exec plugins: the program that a user entry names is run and prints a credential.
+
+Rules: client-go plugin/pkg/client/auth/exec/exec.go, KEP-541. On purpose unlike it: a plugin that hangs is
+ended, --exec-path is searched after PATH, and a terminal is passed on only while kproxy is in its foreground.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
+
+from kproxy.credentials import ClientCertificate, Credential, bearer, place
+from kproxy.credentials.exec_credential import ExecStatus, clean_hint, exec_info, parse_output
+from kproxy.credentials.expiry import certificate_life, earliest, token_life
+from kproxy.errors import ExecPluginError, KubeconfigError
+from kproxy.kubeconfig import ResolvedContext
+from kproxy.kuberc import PluginPolicy
+from kproxy.tls import client_context
+
+# After SIGTERM; SSO plugins have a listener and a browser tab to say goodbye to.
+GRACE_SECONDS = 2.0
+# For what is still in the pipe when the plugin has ended; a daemon it left behind may hold it open for ever.
+DRAIN_SECONDS = 1.0
+LIMIT_BYTES = 1 << 20
+
+_HELP = """\
+It looks like you are trying to use a client-go credential plugin that is not installed.
+
+To learn more about this feature, consult the documentation available at:
+      https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins"""
+
+
+class ExecPlugin:
+    """The issuer of one context's exec plugin. Each `issue` is one run of it."""
+
+    def __init__(
+        self,
+        context: ResolvedContext,
+        *,
+        timeout_seconds: float,
+        extra_path: tuple[str, ...],
+        policy: PluginPolicy,
+        environ: Mapping[str, str],
+        clock: Callable[[], float],
+    ) -> None:
+        """`extra_path` lists directories searched after those of PATH; `clock`: seconds since the epoch."""
+        if context.user.exec is None:
+            raise ValueError("the user has no exec plugin")
+        self._config = context.user.exec
+        self._cluster = context.cluster
+        self._user = context.user
+        self._where = place(context)
+        self._timeout_seconds = timeout_seconds
+        self._path = os.pathsep.join(filter(None, (environ.get("PATH", os.defpath), *extra_path)))
+        self._has_extra_path = bool(extra_path)
+        self._policy = policy
+        self._environ = environ
+        self._clock = clock
+        # For trying a pair no authority need be read.
+        self._pair_cluster = replace(
+            context.cluster,
+            insecure_skip_tls_verify=True,
+            certificate_authority=None,
+            certificate_authority_data=None,
+        )
+
+    async def issue(self, avoid: Collection[str]) -> Credential:
+        """Run the plugin. It cannot be told what to `avoid`: the protocol has no field for it.
+
+        Raises ExecPluginError.
+        """
+        output = await self._run()
+        try:
+            return self._credential(parse_output(output, self._config.api_version))
+        except ValueError as error:
+            raise self._error(str(error)) from None
+
+    def _credential(self, status: ExecStatus) -> Credential:
+        """The credential of `status`. Raises ValueError when it cannot be used."""
+        certificate = None
+        lives = []
+        if status.token is not None:
+            lives.append(token_life(status.token))
+        if status.certificate_pem is not None and status.key_pem is not None:
+            certificate = ClientCertificate(certificate_pem=status.certificate_pem, key_pem=status.key_pem)
+            lives.append(certificate_life(status.certificate_pem))
+            try:
+                client_context(self._pair_cluster, certificate, self._user)
+            except KubeconfigError as error:
+                raise ValueError(f"failed parsing client key/certificate: {error}") from None
+        return Credential(
+            authorization=bearer(status.token) if status.token is not None else None,
+            certificate=certificate,
+            issued_at=self._clock(),
+            expires_at=status.expires_at if status.expires_at is not None else earliest(*lives).expires_at,
+            kind="exec",
+        )
+
+    async def _run(self) -> bytes:
+        """What the plugin prints, once it has ended well."""
+        program = self._find()
+        is_interactive = self._is_interactive()
+        environment = self._environment(is_interactive)
+        loop = asyncio.get_running_loop()
+        # A pipe of our own: with asyncio's, the end of the plugin does not show before the end of the
+        # pipe, which a daemon that it leaves behind may hold open for ever.
+        read_end, write_end = os.pipe()
+        with os.fdopen(read_end, "rb", 0) as reader:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    program,
+                    *self._config.args,
+                    stdin=None if is_interactive else DEVNULL,
+                    stdout=write_end,
+                    env=environment,
+                    # A session of its own, to end it with its children. With the terminal it stays in
+                    # ours: in another one it could not read from it.
+                    start_new_session=not is_interactive,
+                )
+            except OSError as error:
+                raise self._error(self._start_failure(program, error)) from None
+            except ValueError as error:
+                raise self._error(f"exec: {program}: {error}; see args and env of the exec entry") from None
+            finally:
+                os.close(write_end)
+            output = _Output(loop)
+            try:
+                transport, _ = await loop.connect_read_pipe(lambda: output, reader)
+                async with asyncio.timeout(self._timeout_seconds):
+                    code = await process.wait()
+            except TimeoutError:
+                raise self._error(
+                    f"exec: executable {program} did not end within {self._timeout_seconds:g} s and was "
+                    "stopped; if it waits for a login, finish that sooner or raise --exec-timeout"
+                ) from None
+            finally:
+                if process.returncode is None:
+                    await _end(process, has_own_session=not is_interactive)
+            await asyncio.wait((output.ended,), timeout=DRAIN_SECONDS)
+            transport.close()
+        if code != 0:
+            raise self._error(self._exit_failure(program, code))
+        if output.is_too_long:
+            raise self._error(f"exec: executable {program} printed more than {LIMIT_BYTES >> 20} MiB")
+        return bytes(output.data)
+
+    def _find(self) -> str:
+        """The path of the program, which the policy lets us run."""
+        command = self._config.command
+        program = self._which(command)
+        if refusal := self._policy.refusal(command, program or command, self._which):
+            raise self._error(refusal)
+        if program is None:
+            if os.sep in command:
+                return command  # starting it tells best what is wrong with it
+            raise self._error(
+                f"exec: executable {command} not found in {self._path or 'an empty PATH'}; "
+                "add its directory with --exec-path, or write its whole path as exec.command"
+                f"\n\n{_HELP}{self._hint()}"
+            )
+        return program
+
+    def _which(self, command: str) -> str | None:
+        """The program that `command` leads to. Of PATH only absolute entries count, as in Go since 1.19."""
+        candidates = [command]
+        if os.sep not in command:
+            directories = self._path.split(os.pathsep)
+            candidates = [os.path.join(each, command) for each in directories if os.path.isabs(each)]
+        for candidate in candidates:
+            if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+                return candidate
+        return None
+
+    def _is_interactive(self) -> bool:
+        mode = self._config.interactive_mode
+        if mode == "Never":
+            return False
+        has_terminal = _has_terminal()
+        if mode == "Always" and not has_terminal:
+            raise self._error(
+                "exec plugin cannot support interactive mode: standard input is not a terminal; "
+                "start kproxy in the foreground of one, or set interactiveMode if the plugin can do without"
+            )
+        return has_terminal
+
+    def _environment(self, is_interactive: bool) -> dict[str, str]:
+        environment = dict(self._environ)
+        if self._has_extra_path:
+            # Plugins start helpers that are found where they are found themselves.
+            environment["PATH"] = self._path
+        environment.update(self._config.env)
+        cluster = self._cluster if self._config.provide_cluster_info else None
+        authority = cluster.certificate_authority_data if cluster is not None else None
+        if cluster is not None and cluster.certificate_authority is not None:
+            try:
+                authority = cluster.certificate_authority.read_bytes()
+            except OSError as error:
+                raise self._error(
+                    f"failed to load CA bundle for execProvider: {cluster.certificate_authority}: "
+                    f"{error.strerror}"
+                ) from None
+        environment["KUBERNETES_EXEC_INFO"] = exec_info(
+            self._config.api_version, interactive=is_interactive, cluster=cluster, authority_pem=authority
+        )
+        return environment
+
+    def _start_failure(self, program: str, error: OSError) -> str:
+        reason = os.strerror(error.errno or 0)
+        reason = reason[:1].lower() + reason[1:]
+        advice = {
+            errno.ENOENT: "; it is not there, or the interpreter in its first line is not",
+            errno.EACCES: "; make it executable",
+            errno.ENOEXEC: "; it is no program for this machine, and no script with #! in its first line",
+        }.get(error.errno or 0, "")
+        return f"exec: fork/exec {program}: {reason}{advice}{self._hint()}"
+
+    def _exit_failure(self, program: str, code: int) -> str:
+        ending = f"failed with exit code {code}"
+        if code < 0:
+            with contextlib.suppress(ValueError):
+                ending = f"was ended by signal {-code} ({signal.Signals(-code).name})"
+        return (
+            f"exec: executable {program} {ending}; what it had to say is on kproxy's stderr. "
+            "Log in again the way it wants, or run it by hand to see"
+        )
+
+    def _hint(self) -> str:
+        hint = clean_hint(self._config.install_hint)
+        return f"\n\n{hint}" if hint else ""
+
+    def _error(self, text: str) -> ExecPluginError:
+        return ExecPluginError(
+            f'{self._where}: exec plugin "{self._config.command}": getting credentials: {text}'
+        )
+
+
+class _Output(asyncio.Protocol):
+    """What comes out of the pipe, up to `LIMIT_BYTES`; more is dropped, so that the writer can end."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.data = bytearray()
+        self.is_too_long = False
+        self.ended: asyncio.Future[None] = loop.create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.data += data[: LIMIT_BYTES - len(self.data)]
+        self.is_too_long |= len(self.data) >= LIMIT_BYTES
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def _has_terminal() -> bool:
+    """Whether a plugin could ask on our standard input. In the background, reading it would stop us all."""
+    if not os.isatty(0):
+        return False
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return True  # a terminal that is not the controlling one has no background
+
+
+async def _end(process: Process, *, has_own_session: bool) -> None:
+    """SIGTERM, and SIGKILL to what is left after the grace."""
+    _signal(process, signal.SIGTERM, has_own_session=has_own_session)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(GRACE_SECONDS):
+            await process.wait()
+    _signal(process, signal.SIGKILL, has_own_session=has_own_session)
+    await process.wait()
+
+
+def _signal(process: Process, number: signal.Signals, *, has_own_session: bool) -> None:
+    # PermissionError: what macOS says of a group of zombies.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        if has_own_session:
+            os.killpg(process.pid, number)
+        else:
+            process.send_signal(number)

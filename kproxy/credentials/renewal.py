@@ -1,0 +1,224 @@
+"""The life of a credential that is issued and expires: kept, renewed ahead of its end, replaced after a 401.
+
+Works on demand only: without requests nothing runs, and a laptop that wakes up renews at its first request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from typing import Protocol
+
+import structlog
+
+from kproxy.credentials import ClientCertificate, Credential
+from kproxy.credentials.expiry import format_timestamp, schedule
+from kproxy.errors import CredentialError
+
+# A broken plugin or issuer is asked at most once in this time.
+RETRY_SECONDS = 1.0
+# A streak of failures is told once in this time.
+WARNING_SECONDS = 60.0
+REMEMBERED_REJECTIONS = 4
+
+log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+
+
+class Issuer(Protocol):
+    """Where fresh credentials come from."""
+
+    async def issue(self, avoid: Collection[str]) -> Credential:
+        """A credential, not with one of the `avoid` Authorization values if that can be helped.
+
+        Raises CredentialError. Cancelled, it leaves nothing running.
+        """
+
+
+class RenewingSource:
+    """A CredentialSource over an `Issuer`. Owns the cached credential and the one task that renews it."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        context_name: str,
+        *,
+        clock: Callable[[], float],
+        monotonic: Callable[[], float],
+    ) -> None:
+        """`clock` counts seconds since the epoch, `monotonic` is for intervals."""
+        self._issuer = issuer
+        self._context_name = context_name
+        self._clock = clock
+        self._monotonic = monotonic
+        self._closed = False
+        # The credential in use, None before the first and after a rejection.
+        self._credential: Credential | None = None
+        # Up to this time (clock) `current` has nothing to decide; never later than `_unusable_at`.
+        self._refresh_at = float("-inf")
+        self._unusable_at = float("-inf")
+        self._certificate: ClientCertificate | None = None
+        # The renewal under way, and what the last one came to. Until `_settled_until` (monotonic) that
+        # is also the answer to those who come without a credential at hand.
+        self._renewal: asyncio.Task[None] | None = None
+        self._outcome: Credential | CredentialError | None = None
+        self._settled_until = float("-inf")
+        self._rejected: deque[tuple[object, ...]] = deque(maxlen=REMEMBERED_REJECTIONS)
+        self._rejections = 0
+        self._answers_rejection = False
+        self._answered_until = float("-inf")
+        self._warned_at = float("-inf")
+
+    def current(self) -> Credential | None:
+        if self._clock() < self._refresh_at:
+            return self._credential
+        return self._ageing()
+
+    async def get(self) -> Credential:
+        while (credential := self.current()) is None:
+            if self._closed:
+                raise CredentialError(
+                    f'context "{self._context_name}": its credentials are closed, as the kubeconfig changed '
+                    "or kproxy ends; send the request again"
+                )
+            renewal = self._renewal
+            if renewal is None:
+                if self._monotonic() < self._settled_until:
+                    return self._last()
+                renewal = self._begin()
+            # Not awaited itself: a caller that is cancelled must not cancel it for the others.
+            await asyncio.wait((renewal,))
+            if not renewal.cancelled():
+                renewal.result()
+                return self._last()
+        return credential
+
+    def invalidate(self, credential: Credential) -> None:
+        if credential is not self._credential:
+            return
+        self._credential = None
+        self._refresh_at = self._unusable_at = float("-inf")
+        self._rejected.append(_content(credential))
+        self._rejections += 1
+        self._answers_rejection = True
+        # What was issued because of a rejection and is rejected too is not asked for again at once.
+        self._settled_until = max(self._settled_until, self._answered_until)
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._renewal is not None:
+            self._renewal.cancel()
+            await asyncio.wait((self._renewal,))
+
+    def _ageing(self) -> Credential | None:
+        """The credential if it can still be sent, with its renewal under way."""
+        credential = self._credential
+        if credential is None or self._clock() >= self._unusable_at:
+            return None
+        if self._renewal is None and not self._closed:
+            self._begin()
+        return credential
+
+    def _last(self) -> Credential:
+        if isinstance(self._outcome, CredentialError):
+            # One object is raised to many callers: without this each would add its frames to it.
+            raise self._outcome.with_traceback(None)
+        assert self._outcome is not None  # noqa: S101 - asked for only after a renewal has ended
+        return self._outcome
+
+    def _begin(self) -> asyncio.Task[None]:
+        self._renewal = asyncio.get_running_loop().create_task(self._renew())
+        return self._renewal
+
+    async def _renew(self) -> None:
+        try:
+            while True:
+                started_at = self._monotonic()
+                if self._answers_rejection:
+                    self._answers_rejection = False
+                    self._answered_until = started_at + RETRY_SECONDS
+                rejections = self._rejections
+                fresh = await self._issuer.issue(self._to_avoid())
+                if self._rejections == rejections or _content(fresh) not in self._rejected:
+                    break
+                # It was asked for before the API server refused just this one: once more.
+        except CredentialError as error:
+            self._fail(error, started_at)
+        else:
+            self._succeed(fresh, started_at)
+        finally:
+            self._renewal = None
+
+    def _to_avoid(self) -> Collection[str]:
+        known = {authorization for authorization, *_ in self._rejected}
+        if self._credential is not None:
+            known.add(self._credential.authorization)
+        return {authorization for authorization in known if isinstance(authorization, str)}
+
+    def _succeed(self, fresh: Credential, started_at: float) -> None:
+        now = self._clock()
+        plan = schedule(now, fresh.expires_at)
+        used = self._credential
+        if now >= plan.unusable_at:
+            # Given to those who wait, as kubectl does: if it is our clock that is wrong, it works.
+            self._outcome = fresh
+            self._settled_until = started_at + RETRY_SECONDS
+            self._put_off(now)
+            self._warn("credential.expired", expires_at=format_timestamp(fresh.expires_at))
+            return
+        self._settled_until = self._warned_at = float("-inf")
+        if used is not None and _content(fresh) == _content(used) and fresh.expires_at == used.expires_at:
+            # Plugins have caches too, and many hand out a token up to its end.
+            self._outcome = used
+            self._put_off(now)
+            return
+        self._outcome = self._credential = self._with_known_certificate(fresh)
+        self._refresh_at, self._unusable_at = plan.refresh_at, plan.unusable_at
+        log.info(
+            "credential.refreshed",
+            context=self._context_name,
+            credential=fresh.kind,
+            expires_at=format_timestamp(fresh.expires_at),
+        )
+
+    def _fail(self, error: CredentialError, started_at: float) -> None:
+        self._outcome = error
+        self._settled_until = started_at + RETRY_SECONDS
+        now = self._clock()
+        self._put_off(now)
+        used = self._credential
+        self._warn(
+            "credential.refresh_failed",
+            error=str(error),
+            expires_at=format_timestamp(used.expires_at) if used is not None else None,
+        )
+
+    def _put_off(self, now: float) -> None:
+        """The credential in use stays; the next try is halfway to its end."""
+        if self._credential is not None:
+            wait = max((self._unusable_at - now) / 2, RETRY_SECONDS)
+            self._refresh_at = min(now + wait, self._unusable_at)
+
+    def _with_known_certificate(self, fresh: Credential) -> Credential:
+        """`fresh`, with the known certificate object if it is the same: its connections stay good then."""
+        known, new = self._certificate, fresh.certificate
+        if (
+            known is not None
+            and new is not None
+            and (known.certificate_pem, known.key_pem) == (new.certificate_pem, new.key_pem)
+        ):
+            return replace(fresh, certificate=known)
+        self._certificate = new
+        return fresh
+
+    def _warn(self, event: str, **facts: object) -> None:
+        now = self._monotonic()
+        if now >= self._warned_at + WARNING_SECONDS:
+            self._warned_at = now
+            log.warning(event, context=self._context_name, **facts)
+
+
+def _content(credential: Credential) -> tuple[object, ...]:
+    certificate = credential.certificate
+    return credential.authorization, certificate.certificate_pem if certificate is not None else None
