@@ -102,8 +102,8 @@ class _Parser:
         name = name.replace("_", "-")
         flag = self._flags.get(name)
         if flag is None:
-            near = nearest(name, (each for each in self._flags if each.startswith("--")))
-            hint = f", did you mean {near}?" if near else ""
+            near = nearest(name[2:], (each[2:] for each in self._flags if each.startswith("--")))
+            hint = f", did you mean --{near}?" if near else ""
             self._line.problems.append(f"unknown flag: {name}{hint}")
             self._skip_value(bool(equals))
         elif equals:

@@ -54,13 +54,15 @@ def _run(line: CommandLine) -> int:
     if command == "help":
         print(help_text())
         return EXIT_FINE
-    if command == "version":
+    if command == "version" and not line.problems:
         print(json.dumps(_version()) if "json" in line.wishes else f"kproxy {__version__}")
         return EXIT_FINE
     settings = read(line.given, os.environ)
     problems = [*line.problems, *settings.problems]
     if command == "check":
         return _check(settings, problems)
+    if command == "version":
+        return _refuse(problems)
     return _serve(settings, problems, is_demo=command == "demo")
 
 

@@ -277,8 +277,8 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Give
             continue
         if name in known:
             yield Given(option=known[name], text=environ[name], origin=name)
-        elif near := nearest(name, known):
-            problems.append(f"{name}: unknown variable, did you mean {near}?")
+        elif near := nearest(name.removeprefix("KPROXY_").lower(), (option.name for option in OPTIONS)):
+            problems.append(f"{name}: unknown variable, did you mean KPROXY_{near.upper()}?")
 
 
 def _read_file(path: Path, origin: str, problems: list[str]) -> _Found:
@@ -308,7 +308,7 @@ def _take(loader: Any, path: Path, problems: list[str]) -> _Found:
     known = {option.name: option for option in OPTIONS if option.in_file}
     found: _Found = {}
     node = loader.get_single_node()
-    if node is None:
+    if node is None or (node.id == "scalar" and not node.value):
         return found
     if node.id != "mapping":
         problems.append(f"config: expected settings such as `port: 8001` ({path.name})")
@@ -354,4 +354,4 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     # Imported here: needed only when something is misspelt.
     from difflib import get_close_matches
 
-    return next(iter(get_close_matches(name, known, n=1, cutoff=0.75)), None)
+    return next(iter(get_close_matches(name, known, n=1, cutoff=0.8)), None)

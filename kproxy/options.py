@@ -136,6 +136,8 @@ class Number(Kind):
 
 _DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_LONGEST_SECONDS = 9e9
+"""About what Go's time.Duration holds: 290 years."""
 
 
 class Duration(Kind):
@@ -152,18 +154,20 @@ class Duration(Kind):
         if digits != "0" and (not parts or "".join(number + unit for number, unit in parts) != digits):
             raise self.unusable(text)
         seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-        seconds = -seconds if sign == "-" else seconds
-        if seconds < self.low_seconds:
-            raise self.unusable(text)
-        return seconds
+        return self._bounded(-seconds if sign == "-" else seconds, text)
 
     def take(self, value: object, folder: Path) -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise self.unusable(value)
-        return self.parse(value if isinstance(value, str) else f"{value}s")
+        return self.parse(value) if isinstance(value, str) else self._bounded(value, value)
 
     def show(self, value: Any) -> str:
-        return f"{value:g}s"
+        return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
+
+    def _bounded(self, seconds: float, written: object) -> float:
+        if not self.low_seconds <= seconds <= _LONGEST_SECONDS:
+            raise self.unusable(written)
+        return float(seconds)
 
 
 class Choice(Kind):
