@@ -20,7 +20,7 @@ from yaml.constructor import ConstructorError
 
 try:
     from yaml import CSafeLoader as _SafeLoader
-except ImportError:  # PyYAML built without libyaml: the same results, ten times slower
+except ImportError:  # PyYAML built without libyaml: ten times slower, and it refuses tabs in JSON
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
 
@@ -95,10 +95,13 @@ def parse(data: bytes) -> object:
 
     Raises YamlError.
     """
-    loader = _Loader(data)
     try:
-        node = loader.get_node() if loader.check_node() else None
-        return None if node is None else loader.construct_document(node)
+        loader = _Loader(data)
+        try:
+            node = loader.get_node() if loader.check_node() else None
+            return None if node is None else loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
@@ -107,8 +110,6 @@ def parse(data: bytes) -> object:
         raise YamlError(f"byte {error.position}: {error.reason}") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise YamlError(f"not readable as YAML ({type(error).__name__})") from None
-    finally:
-        loader.dispose()
 
 
 @dataclass(frozen=True, slots=True)
