@@ -13,8 +13,8 @@ backtracks: an expression with many `.*` can take time polynomial in the length 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 _MAX_RUNE = 0x10FFFF
 _MAX_REPEAT = 1000  # regexp/syntax: maxRepeat
@@ -38,30 +38,24 @@ def compile_go(source: str, *, ignore_case: bool = False) -> re.Pattern[str]:
         raise GoRegexpError(f"expression too large: {error}") from None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Flags:
+class _Flags(NamedTuple):
     ignore_case: bool
     multi_line: bool = False
     dot_all: bool = False
 
     def changed(self, on: str, off: str) -> _Flags:
-        def state(letter: str, now: bool) -> bool:
-            return letter not in off and (letter in on or now)
-
         return _Flags(
-            ignore_case=state("i", self.ignore_case),
-            multi_line=state("m", self.multi_line),
-            dot_all=state("s", self.dot_all),
+            *(letter not in off and (letter in on or now) for letter, now in zip("ims", self, strict=True))
         )
 
 
-@dataclass(kw_only=True, slots=True)
 class _Group:
     """An open parenthesis, or the whole expression: finished branches and the atoms of the current one."""
 
-    outer_flags: _Flags
-    branches: list[str] = field(default_factory=list)
-    atoms: list[str] = field(default_factory=list)
+    def __init__(self, outer_flags: _Flags) -> None:
+        self.outer_flags = outer_flags
+        self.branches: list[str] = []
+        self.atoms: list[str] = []
 
     def text(self) -> str:
         return "|".join([*self.branches, "".join(self.atoms)])
@@ -88,16 +82,17 @@ _POSIX_CLASSES: dict[str, Ranges] = {
     "word": [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
     "xdigit": [(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)],
 }
-_CATEGORY = re.compile(r"C[cfos]?|L[lmotu]?|M[cen]?|N[dlo]?|P[cdefios]?|S[ckmo]?|Z[lps]?")
 _CONTROL_ESCAPES = {"a": 0x07, "f": 0x0C, "n": 0x0A, "r": 0x0D, "t": 0x09, "v": 0x0B}
 _ASSERTIONS = {"A": r"\A", "z": r"\Z", "b": r"(?a:\b)", "B": r"(?!(?a:\b))"}  # re's \B never matches in ""
 
-_NAMED_GROUP = re.compile(r"\(\?P?<(?![=!])([^>]*)(>?)")
-_FLAG_GROUP = re.compile(r"\(\?([imsU]*)(?:-([imsU]+))?([:)])")
-_REPEAT = re.compile(r"\{(0|[1-9][0-9]*)(?:(,)(0|[1-9][0-9]*)?)?\}")
-_UNICODE_CLASS = re.compile(r"\\([pP])(?:\{(\^?)([^}]*)\}|([^{]))")
-_POSIX_CLASS = re.compile(r"\[:(\^?)([^\]]*?):\]")
-_NUMERIC_ESCAPE = re.compile(r"\\(?:x\{([0-9A-Fa-f]+)\}|x([0-9A-Fa-f]{2})|(0[0-7]{0,2}|[1-7][0-7]{1,2}))")
+# Left uncompiled, as most filters never need them and compiling them is time lost at the start.
+_CATEGORY = r"C[cfos]?|L[lmotu]?|M[cen]?|N[dlo]?|P[cdefios]?|S[ckmo]?|Z[lps]?"
+_NAMED_GROUP = r"\(\?P?<(?![=!])([^>]*)(>?)"
+_FLAG_GROUP = r"\(\?([imsU]*)(?:-([imsU]+))?([:)])"
+_REPEAT = r"\{(0|[1-9][0-9]*)(?:(,)(0|[1-9][0-9]*)?)?\}"
+_UNICODE_CLASS = r"\\([pP])(?:\{(\^?)([^}]*)\}|([^{]))"
+_POSIX_CLASS = r"\[:(\^?)([^\]]*?):\]"
+_NUMERIC_ESCAPE = r"\\(?:x\{([0-9A-Fa-f]+)\}|x([0-9A-Fa-f]{2})|(0[0-7]{0,2}|[1-7][0-7]{1,2}))"
 
 
 class _Translation:
@@ -107,7 +102,7 @@ class _Translation:
         self.source = source
         self.at = 0
         self.flags = _Flags(ignore_case=ignore_case)
-        self.groups = [_Group(outer_flags=self.flags)]
+        self.groups = [_Group(self.flags)]
 
     def run(self) -> str:
         repeat_at: int | None = None  # where the operator began that ended just before `at`
@@ -172,10 +167,10 @@ class _Translation:
         if char in "*+?":
             quantifier = char
             self.at += 1
-        elif char == "{" and (counted := _REPEAT.match(self.source, start)):
-            low = int(counted[1])
-            high = int(counted[3] or low)
-            if high > _MAX_REPEAT or low > high:
+        elif char == "{" and (counted := self.token(_REPEAT)):
+            low = counted[1]
+            high = counted[3] or low
+            if max(len(low), len(high)) > 4 or int(high) > _MAX_REPEAT or int(low) > int(high):
                 raise GoRegexpError(f"invalid repeat count: `{counted[0]}`")
             quantifier = counted[0]
             self.at = counted.end()
@@ -195,11 +190,11 @@ class _Translation:
         inner = self.flags
         if not self.source.startswith("(?", self.at):
             self.at += 1
-        elif named := _NAMED_GROUP.match(self.source, self.at):
+        elif named := self.token(_NAMED_GROUP):
             if not named[2] or not re.fullmatch(r"[0-9A-Za-z_]+", named[1]):
                 raise GoRegexpError(f"invalid named capture: `{named[0]}`")
             self.at = named.end()
-        elif flagged := _FLAG_GROUP.match(self.source, self.at):
+        elif flagged := self.token(_FLAG_GROUP):
             inner = self.flags.changed(flagged[1], flagged[2] or "")
             self.at = flagged.end()
             if flagged[3] == ")":
@@ -207,7 +202,7 @@ class _Translation:
                 return
         else:
             raise GoRegexpError(f"invalid or unsupported Perl syntax: `{self.source[self.at : self.at + 3]}`")
-        self.groups.append(_Group(outer_flags=self.flags))
+        self.groups.append(_Group(self.flags))
         self.flags = inner
 
     def close_group(self) -> None:
@@ -217,6 +212,9 @@ class _Translation:
         self.flags = group.outer_flags
         self.add(f"(?:{group.text()})")
         self.at += 1
+
+    def token(self, pattern: str) -> re.Match[str] | None:
+        return re.compile(pattern).match(self.source, self.at)
 
     def add(self, atom: str) -> None:
         self.groups[-1].atoms.append(atom)
@@ -242,7 +240,7 @@ class _Translation:
         while self.at == first or not self.source.startswith("]", self.at):
             if self.at >= len(self.source):
                 raise GoRegexpError(f"missing closing ]: `{self.source[start:]}`")
-            if posix := _POSIX_CLASS.match(self.source, self.at):
+            if posix := self.token(_POSIX_CLASS):
                 if posix[2] not in _POSIX_CLASSES:
                     raise GoRegexpError(f"invalid character class range: `{posix[0]}`")
                 ranges += _signed(_POSIX_CLASSES[posix[2]], bool(posix[1]))
@@ -280,13 +278,13 @@ class _Translation:
         if letter not in "pP":
             self.at += 2
             return _signed(_PERL_CLASSES[letter.lower()], letter.isupper())
-        unicode = _UNICODE_CLASS.match(self.source, self.at)
+        unicode = self.token(_UNICODE_CLASS)
         if unicode is None:
             raise GoRegexpError(f"invalid character class range: `{self.source[self.at :]}`")
         name = unicode[4] or unicode[3]
         if name == "Any":
             ranges = [(0, _MAX_RUNE)]
-        elif _CATEGORY.fullmatch(name):
+        elif re.fullmatch(_CATEGORY, name):
             ranges = _category_ranges(name)
         else:
             raise GoRegexpError(
@@ -301,7 +299,7 @@ class _Translation:
         char = self.source[self.at + 1 : self.at + 2]
         if not char:
             raise GoRegexpError("trailing backslash at end of expression")
-        if numeric := _NUMERIC_ESCAPE.match(self.source, self.at):
+        if char in "01234567x" and (numeric := self.token(_NUMERIC_ESCAPE)):
             rune = int(numeric[3], 8) if numeric[3] else int(numeric[1] or numeric[2], 16)
             if rune <= _MAX_RUNE:
                 self.at = numeric.end()

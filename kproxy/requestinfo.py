@@ -33,7 +33,7 @@ class RequestInfo:
     """The attributes the API server authorizes by; "" where one does not apply, as there."""
 
     verb: str
-    """get, list, watch, create, update, patch, delete, deletecollection or proxy; of other paths the method."""
+    """get, list, watch, create, update, patch, delete, deletecollection, proxy; elsewhere the method."""
     path: str
     """The canonical path, without the query."""
     is_resource_request: bool = False

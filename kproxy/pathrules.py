@@ -1,0 +1,71 @@
+"""How a path may be read by whoever stands between kproxy and the API server, and what must not pass. Pure.
+
+kubectl's filter looks at the path decoded once. So `/x/..%2Fapi/...`, `/api;v=1/...`, `/api/v1%0A/...` or
+`%5C` lead past its exec filter to any gateway, ingress or management server that reads them otherwise.
+"""
+
+from __future__ import annotations
+
+import re
+
+from kproxy.requestinfo import app_tail_at, decoded_path, resolved, unescaped
+
+_MAX_DECODINGS = 4
+_AMBIGUOUS = re.compile(r"[%;\\\x00-\x20\x7f-\xff]|//|/\.")
+
+# The kubelet's names for them (pkg/kubelet/server/server.go); `run` is an exec that answers in plain HTTP.
+_KUBELET_WORDS = {"exec": "exec|run", "attach": "attach"}
+_KUBELET = r"/api/v1/(?:nodes/[^/]+/proxy|proxy/nodes/[^/]+)/(?:cri/)?(?:WORDS)(?:/|\Z)"
+
+
+def readings(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """How servers may read a raw path: first what an accept list must have, then what a reject list may hit.
+
+    To be accepted, the path as Go reads it counts, and wherever its dot segments lead. To be rejected, one
+    reading by the laxest server is enough: decoded again, without control characters (WHATWG URL), `\\` as
+    `/`, without `;parameters` (as servlet containers read `/..;/`), with dot segments resolved.
+    """
+    if not _AMBIGUOUS.search(path):
+        return (path,), (path,)
+    decoded = decoded_path(path)
+    forms = [decoded, _decoded_to_the_end(path)]
+    for change in (_without_controls, _with_slashes, _without_parameters):
+        forms = list(dict.fromkeys([*forms, *map(change, forms)]))
+    climbing = [resolved(form) for form in forms if "/../" in f"{form}/"]
+    accepted = tuple(dict.fromkeys([decoded, resolved(decoded), *climbing]))
+    return accepted, tuple(dict.fromkeys([*accepted, *forms, *map(resolved, forms)]))
+
+
+def opens_stream(path: str, verb: str) -> bool:
+    """Whether a reading of a path leads to `verb` ("exec" or "attach") in a pod.
+
+    What kubectl's default `^/api/.*/pods/.*/exec` is there for, in linear time: matched as it is, and behind
+    any prefix (`/k8s/clusters/c-1/api/...`), and through a node's proxy to the kubelet, where a GET is enough
+    (kubernetes/kubernetes#78741). But what an app behind a pod's or service's proxy calls its own pages is
+    its own affair.
+    """
+    path = path[: app_tail_at(path)]
+    if re.search(_KUBELET.replace("WORDS", _KUBELET_WORDS[verb]), path):
+        return True
+    api = path.find("/api/")
+    pods = path.find("/pods/", api + len("/api/")) if api >= 0 else -1
+    return pods >= 0 and path.find(f"/{verb}", pods + len("/pods/")) >= 0
+
+
+def _decoded_to_the_end(path: str) -> str:
+    raw = path.encode("latin-1")
+    for _ in range(_MAX_DECODINGS):
+        raw = unescaped(raw)
+    return raw.decode("utf-8", "replace")
+
+
+def _without_controls(path: str) -> str:
+    return re.sub(r"[\x00-\x20\x7f]", "", path)
+
+
+def _with_slashes(path: str) -> str:
+    return path.replace("\\", "/")
+
+
+def _without_parameters(path: str) -> str:
+    return re.sub(r";[^/]*", "", path)

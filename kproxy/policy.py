@@ -1,0 +1,275 @@
+"""Which requests pass: kubectl's filters, and a guard against web pages. Pure decisions, no I/O.
+
+The filters are those of kubectl's pkg/proxy/proxy_server.go, in its order: reject-paths, reject-methods,
+accept-paths. Only, a path must pass in every way it may be read (pathrules.py), and the two default
+expressions of --reject-paths stand for what they mean. What is forwarded stays as it came.
+
+The guard is ours. kubectl lets any page in a browser open `ws://localhost:8001/api/v1/secrets?watch=true`,
+since browsers ask no leave for WebSockets (RFC 6455 section 10.2) or simple requests (Fetch standard).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from kproxy.errors import ConfigError, Denied
+from kproxy.pathrules import opens_stream, readings
+from kproxy.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
+
+_STREAMS = {"^/api/.*/pods/.*/exec": "exec", "^/api/.*/pods/.*/attach": "attach"}
+
+DEFAULT_ACCEPT_PATHS = ("^.*",)
+DEFAULT_REJECT_PATHS = tuple(_STREAMS)
+DEFAULT_ACCEPT_HOSTS = ("^localhost$", r"^127\.0\.0\.1$", r"^\[::1\]$")
+DEFAULT_REJECT_METHODS = ("^$",)
+DEFAULT_ACCEPT_ORIGINS: tuple[str, ...] = ()
+
+_MAX_SHOWN = 90  # characters of client input in one message, twice at most
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._~-]+)(?::([0-9]{0,5}))?")
+_ORIGIN = re.compile(r"([a-z][0-9a-z+.-]*)://(\[[0-9a-f:.]+\]|[0-9a-z._~-]+)(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": "80", "https": "443"}
+# Names and addresses nobody owns (RFC 2606, 5737, 3849): a list that has them has everything.
+_NOBODYS_HOSTS = ("kproxy.invalid", "192.0.2.1", "[2001:db8::1]")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Policy:
+    """The filters in force. Made by `Policy.compile`; every check answers None for leave."""
+
+    accept_paths: Rules
+    reject_paths: Rules
+    accept_hosts: Rules
+    reject_methods: Rules
+    accept_origins: Rules
+    origin_hosts: Rules
+    """The hosts whose pages may come in."""
+    disable_filter: bool
+
+    @staticmethod
+    def compile(
+        *,
+        accept_paths: str | Sequence[str] = DEFAULT_ACCEPT_PATHS,
+        reject_paths: str | Sequence[str] = DEFAULT_REJECT_PATHS,
+        accept_hosts: str | Sequence[str] = DEFAULT_ACCEPT_HOSTS,
+        reject_methods: str | Sequence[str] = DEFAULT_REJECT_METHODS,
+        accept_origins: str | Sequence[str] = DEFAULT_ACCEPT_ORIGINS,
+        disable_filter: bool = False,
+    ) -> Policy:
+        """Each list as a sequence, or as kubectl's flags have it: split at every comma, nothing when empty.
+
+        Raises ConfigError with every expression that Go would not compile.
+        """
+        problems: list[str] = []
+        hosts = compile_rules("accept-hosts", accept_hosts, problems, ignore_case=True)
+        # `--accept-hosts=.*` opens the proxy to other names of this machine, not to the pages of the world.
+        is_open = any(_match_host(hosts, host) for host in _NOBODYS_HOSTS)
+        policy = Policy(
+            accept_paths=compile_rules("accept-paths", accept_paths, problems).map(_path_rule),
+            reject_paths=compile_rules("reject-paths", reject_paths, problems).map(_reject_rule),
+            accept_hosts=hosts,
+            reject_methods=compile_rules("reject-methods", reject_methods, problems),
+            accept_origins=compile_rules("accept-origins", accept_origins, problems, ignore_case=True),
+            origin_hosts=compile_rules("accept-hosts", DEFAULT_ACCEPT_HOSTS, []) if is_open else hosts,
+            disable_filter=disable_filter,
+        )
+        if problems:
+            raise ConfigError(problems)
+        return policy
+
+    def check_host(self, host: str | None) -> Denied | None:
+        """Judge a Host header; None is HTTP/1.0 without one. Stops names rebound to this machine."""
+        if host is None:
+            if self.disable_filter or self.accept_hosts.match(""):
+                return None
+            return _denied(self.accept_hosts, "a request without Host is not served; send 'Host: localhost'")
+        authority = _authority(host)
+        if authority is None:
+            return _denied(
+                self.accept_hosts, f"Host {_shown(host)} is not a host name or address with a port"
+            )
+        if self.disable_filter or _match_host(self.accept_hosts, authority.host):
+            return None
+        message = f"Host {_shown(host)} is not in --accept-hosts"
+        if len(authority.host) <= _MAX_SHOWN:
+            message += f"; start with {self.accept_hosts.widened(exactly(authority.host))} to allow it"
+        return _denied(self.accept_hosts, message)
+
+    def check_browser(
+        self,
+        *,
+        method: str,
+        host: str | None,
+        origin: str | None,
+        fetch_site: str | None,
+        fetch_mode: str | None,
+        fetch_dest: str | None,
+        is_upgrade: bool,
+    ) -> Denied | None:
+        """Refuse what a page of another site asks for. On also with --disable-filter.
+
+        Programs that are no browsers send neither Origin nor Sec-Fetch-Site, and pass. A link or a typed
+        address passes as well: a GET for the whole window, whose answer the other site cannot read.
+        """
+        if origin is not None and not self._accepts_origin(origin, host):
+            return _denied(
+                self.accept_origins, f"pages of {_shown(origin)} may not use this proxy{self._way_in(origin)}"
+            )
+        if fetch_site is None or fetch_site.strip().lower() in {"none", "same-origin", "same-site"}:
+            return None
+        if origin is not None and self.allows_origin(origin):
+            return None
+        if (
+            method == "GET"
+            and not is_upgrade
+            and fetch_mode == "navigate"
+            and fetch_dest in {None, "document"}
+        ):
+            return None
+        return _denied(
+            self.accept_origins,
+            f"a page of another site asks for this (Sec-Fetch-Site: {_shown(fetch_site)})"
+            + (self._way_in(origin) if origin else "; open the address itself, or use it from a program"),
+        )
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether --accept-origins has the origin: its expressions are searched in all of `https://host:port`.
+
+        One without a scheme, as `^dev\\.example$`, is searched in the host alone too. `null`, which every
+        sandboxed frame sends, is never allowed.
+        """
+        parts = _ORIGIN.fullmatch(origin.lower())
+        return parts is not None and (
+            self.accept_origins.match(origin.lower()) or _match_host(self.accept_origins, parts[2])
+        )
+
+    def check_request(self, method: str, path: str) -> Denied | None:
+        """Judge method and path: raw, as on the wire (latin-1), without query and --api-prefix."""
+        if self.disable_filter:
+            return None
+        accepted, possible = readings(path)
+        if found := self.reject_paths.first(possible):
+            rule, reading = found
+            return _denied(
+                self.reject_paths,
+                f"path {_shown(path)}{_read_as(reading, path)} matches --reject-paths "
+                f"{quoted(rule.source)}; start with {self.reject_paths.narrowed(possible)} "
+                "or --disable-filter to allow it",
+            )
+        # The API server takes no lower-case methods, but what stands between may.
+        spellings = (method, method.upper())
+        if found := self.reject_methods.first(spellings):
+            return _denied(
+                self.reject_methods,
+                f"method {_shown(method)} matches --reject-methods {quoted(found[0].source)}; "
+                f"start with {self.reject_methods.narrowed(spellings)} or --disable-filter to allow it",
+            )
+        for reading in accepted:
+            if not self.accept_paths.match(reading):
+                return _denied(
+                    self.accept_paths,
+                    f"path {_shown(path)}{_read_as(reading, path)} is not in "
+                    f"{self.accept_paths.shown()}; "
+                    "add an expression that matches it, or start with --disable-filter to allow it",
+                )
+        return None
+
+    def warnings(self, *, has_unix_socket: bool) -> tuple[str, ...]:
+        """What a person should know at the start about filters that let much through, or mean little."""
+        found: list[str] = []
+        if self.disable_filter:
+            if not has_unix_socket:
+                found.append(
+                    "Request filter disabled, your proxy is vulnerable to XSRF attacks, please be cautious: "
+                    "every Host, path and method passes, only pages of other sites are still refused"
+                )
+            return tuple(found)
+        relaxed = [rules.flag for rules in (self.reject_paths, self.reject_methods) if not rules.rules]
+        if relaxed:
+            flags = " and ".join(f"--{name}=''" for name in relaxed)
+            found.append(
+                "Request filter has been relaxed, your proxy may be vulnerable to attacks, please be "
+                f"cautious: {flags} refuses nothing"
+            )
+        exec_path = "/api/v1/namespaces/default/pods/web/exec"
+        if self.reject_methods.match("POST") and self.check_request("GET", exec_path) is None:
+            found.append(
+                "--reject-methods does not stop exec and attach: over WebSocket they are GET requests; "
+                f"keep {as_flag('reject-paths', DEFAULT_REJECT_PATHS)}"
+            )
+        for rules in (
+            self.accept_paths,
+            self.reject_paths,
+            self.accept_hosts,
+            self.reject_methods,
+            self.accept_origins,
+        ):
+            found += rules.doubts()
+        return tuple(found)
+
+    def _accepts_origin(self, origin: str, host: str | None) -> bool:
+        if self.allows_origin(origin):
+            return True
+        parts = _ORIGIN.fullmatch(origin.lower())
+        if parts is None or parts[1] not in _DEFAULT_PORTS:
+            return False  # null, two origins, an extension: nothing a host list could speak for
+        if _match_host(self.origin_hosts, parts[2]):
+            return True
+        authority = _authority(host) if host is not None else None
+        default_port = _DEFAULT_PORTS[parts[1]]
+        return authority is not None and (authority.host, authority.port or default_port) == (
+            parts[2],
+            parts[3] or default_port,
+        )
+
+    def _way_in(self, origin: str) -> str:
+        if len(origin) > _MAX_SHOWN or not _ORIGIN.fullmatch(origin.lower()):
+            return ""
+        return f"; start with {self.accept_origins.widened(exactly(origin.lower()))} to allow them"
+
+
+class _Authority(NamedTuple):
+    host: str
+    port: str
+
+
+def _authority(host: str) -> _Authority | None:
+    """A Host header in lower case, taken apart; None when it is no `host [":" port]` (RFC 9110, 7.2)."""
+    parts = _HOST.fullmatch(host.lower())
+    if parts is None or int(parts[2] or 0) > 65535:
+        return None
+    return _Authority(parts[1], parts[2] or "")
+
+
+def _path_rule(rule: Rule) -> Rule:
+    # kubectl strips its API prefix `/` off the path `/` and judges "": here both `^$` and `^/$` are the root.
+    return rule._replace(matches=lambda path: rule.matches(path) or (path == "/" and rule.matches("")))
+
+
+def _reject_rule(rule: Rule) -> Rule:
+    """The default expressions stand for what they mean, all others for what they say."""
+    verb = _STREAMS.get(rule.source)
+    return rule._replace(matches=partial(opens_stream, verb=verb)) if verb else _path_rule(rule)
+
+
+def _match_host(rules: Rules, host: str) -> bool:
+    # kubectl's net.SplitHostPort takes the brackets off when a port follows: lists know both spellings.
+    return rules.match(host) or (host.startswith("[") and rules.match(host[1:-1]))
+
+
+def _denied(rules: Rules, message: str) -> Denied:
+    return Denied(rules.flag, message)
+
+
+def _read_as(reading: str, path: str) -> str:
+    return "" if reading == path else f" (read as {_shown(reading)})"
+
+
+def _shown(text: str) -> str:
+    """Client input for a message: cut to length, with no character that could steer a terminal or a log."""
+    cut = text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
+    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + "'"
