@@ -18,7 +18,7 @@ from kproxy.policy import Policy
 from kproxy.relay import Relay
 from kproxy.requestinfo import RequestInfo, cleaned_target, parse
 from kproxy.upstream.upstream import Upstream
-from kproxy.wire import RequestHead
+from kproxy.wire import Field, RequestHead
 
 if TYPE_CHECKING:
     from kproxy.pages import LocalConnection, StaticFiles
@@ -260,7 +260,10 @@ class _PageHandler:
     def on_request_body(self, data: bytes) -> None:
         """No page takes a body."""
 
-    def on_request_end(self) -> None: ...
+    def on_request_end(self, trailers: list[Field]) -> None: ...
+
+    def on_request_broken(self, error: BadRequest) -> None:
+        self._downstream.abort()
 
     def on_downstream_lost(self) -> None:
         self._connection.connection_lost(None)

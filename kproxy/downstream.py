@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
 from kproxy.exchange import Exchange
 from kproxy.headers import answer_block
-from kproxy.wire import Body, ChunkedBody, LengthBody, MalformedHeadError, RequestHead, find_head
+from kproxy.wire import Body, ChunkedBody, Field, LengthBody, MalformedHeadError, RequestHead, find_head
 
 # Bytes of later, pipelined requests that are kept while one is being answered; then reading stops.
 MAX_PIPELINED_BYTES = 64 * 1024
@@ -33,9 +33,12 @@ class Handler(Protocol):
     """Who answers a request whose head was read. All calls come from the transport's callbacks."""
 
     def on_request_body(self, data: bytes) -> None:
-        """A piece of the body as it came, chunk framing included."""
+        """A piece of what the body holds, without chunk framing."""
 
-    def on_request_end(self) -> None: ...
+    def on_request_end(self, trailers: list[Field]) -> None: ...
+
+    def on_request_broken(self, error: BadRequest) -> None:
+        """The body's framing is broken: nothing more will come, and what came must not look complete."""
 
     def on_downstream_lost(self) -> None:
         """Nobody is left to answer to."""
@@ -51,7 +54,9 @@ class Discard:
 
     def on_request_body(self, data: bytes) -> None: ...
 
-    def on_request_end(self) -> None: ...
+    def on_request_end(self, trailers: list[Field]) -> None: ...
+
+    def on_request_broken(self, error: BadRequest) -> None: ...
 
     def on_downstream_lost(self) -> None: ...
 
@@ -88,6 +93,7 @@ class Downstream(asyncio.Protocol):
         "_is_eof",
         "_is_lingering",
         "_is_read_paused",
+        "_lingers",
         "_listener",
         "_loop",
         "_task",
@@ -116,6 +122,7 @@ class Downstream(asyncio.Protocol):
         self._is_eof = False
         self._is_lingering = False
         self._closes = False
+        self._lingers = False
         self._is_read_paused = False
         self.is_write_paused = False
         self.transport: asyncio.Transport | None = None
@@ -129,8 +136,8 @@ class Downstream(asyncio.Protocol):
     # -- the transport's callbacks --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports do not inherit from asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
         self._listener.connections.add(self)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
@@ -239,41 +246,43 @@ class Downstream(asyncio.Protocol):
         """Give the body its part of `data`; returns what is behind it."""
         body = self._body
         assert body is not None
+        payload: list[bytes] = []
+        broken: MalformedHeadError | None = None
         try:
-            used = body.feed(data)
+            used = body.feed(data, payload)
         except MalformedHeadError as error:
-            self._body = None
-            self._break_off(BadRequest(f"the request body is not framed as HTTP/1.1 says: {error}", error.status))
-            return b""
+            used, broken = error.good_bytes, error
         handler = self._handler
         if handler is None or handler is _DISCARD:
             self._discard(used)
-        else:
-            self.exchange.bytes_in += used
-            handler.on_request_body(data if used == len(data) else data[:used])
+        elif payload:
+            piece = payload[0] if len(payload) == 1 else b"".join(payload)
+            self.exchange.bytes_in += len(piece)
+            handler.on_request_body(piece)
+        if broken is not None:
+            self._break_off(BadRequest(f"the request body is not framed as HTTP/1.1 says: {broken}", broken.status))
+            return b""
         if body.is_finished and self._body is body:
             self._body = None
             if self._handler is _DISCARD:
                 self._next()
             elif self._handler is not None:
-                self._handler.on_request_end()
+                self._handler.on_request_end(body.trailers if isinstance(body, ChunkedBody) else [])
         return data[used:]
 
     def _break_off(self, error: BadRequest) -> None:
-        """The body is broken, and with it all that follows: the upstream request is aborted."""
-        handler, self._handler = self._handler, None
-        if handler is not None:
-            handler.on_downstream_lost()
-        if self.exchange.status:
-            self.abort()
+        """Nothing after a broken body can be told apart from it: this is the last answer."""
+        self._body = None
+        self._closes = self._lingers = True
+        if self._handler is None or self._handler is _DISCARD:
+            self._linger()
         else:
-            self._closes = True
-            self._answer_error(error)
+            self._handler.on_request_broken(error)
 
     def _reject(self, error: BadRequest) -> None:
         """Answer a head that could not be read. Nothing after it can be trusted."""
         self.exchange = Exchange("", "", self.client, self._listener.name)
-        self._closes = True
+        self._closes = self._lingers = True
         self._buffer = b""
         self._handler = _DISCARD
         self._answer_error(error)
@@ -370,7 +379,7 @@ class Downstream(asyncio.Protocol):
             else:
                 self.resume_reading()
         elif self._closes:
-            self._linger() if self._buffer else self.transport.close()
+            self._linger() if self._buffer or self._lingers else self.transport.close()
         else:
             self._next()
 

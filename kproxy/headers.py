@@ -33,6 +33,8 @@ _TOUCHED_IN_RESPONSES = _HOP_BY_HOP | _FRAMING | {b"content-encoding"}
 
 USER_AGENT = f"kproxy/{__version__} ({sys.platform})".encode()
 
+# For these an empty body is said, for others it goes without saying (RFC 9110, 8.6).
+_HAVE_BODIES = frozenset(("POST", "PUT", "PATCH"))
 _VISIBLE = bytes(range(0x21, 0x7F))
 _escapes_in_key = re.compile(rb"[^!#$&'*+\-.^_`|~0-9A-Za-z]")
 
@@ -136,12 +138,15 @@ def request_block(
         tail += b"Transfer-Encoding: chunked\r\n"
         if b"trailer" in names:
             tail += b"Trailer: " + b", ".join(head.all_of(b"trailer")) + b"\r\n"
-    elif head.content_length is not None:
+    elif head.content_length:
         tail += b"Content-Length: %d\r\n" % head.content_length
+    elif head.method in _HAVE_BODIES and (head.content_length == 0 or not head.is_upgrade):
+        tail += b"Content-Length: 0\r\n"
     if b"te" in names and b"trailers" in head.list_of(b"te"):
         tail += b"TE: trailers\r\nConnection: TE\r\n" if not head.is_upgrade else b""
     if client_address is not None:
-        before = head.all_of(b"x-forwarded-for") if b"x-forwarded-for" in names else []
+        is_kept = b"x-forwarded-for" in names and b"x-forwarded-for" not in head.options
+        before = head.all_of(b"x-forwarded-for") if is_kept else []
         tail += b"X-Forwarded-For: " + b", ".join([*filter(None, before), client_address]) + b"\r\n"
     elif b"x-forwarded-for" in names:
         lines += [field[2] for field in head.fields if field[0] == b"x-forwarded-for"]
@@ -175,14 +180,15 @@ def response_block(
     *,
     framing: bytes,
     keeps_framing: bool,
+    has_body: bool,
     is_unpacked: bool,
     connection: bytes,
     extra: bytes = b"",
 ) -> bytes:
     """The head to send downstream, empty line included.
 
-    With `keeps_framing` Content-Length, Transfer-Encoding and Trailer stay as the API server wrote them;
-    otherwise `framing` (whole lines, may be empty) stands in for them. `connection` is the line for
+    With `keeps_framing` Content-Length, Transfer-Encoding and Trailer stay as the API server wrote them (only
+    the length where there is no body); otherwise `framing` (whole lines, may be empty) stands in for them. `connection` is the line for
     Connection or empty, `extra` whole lines of ours.
     """
     names = head.names
@@ -198,6 +204,8 @@ def response_block(
             dropped -= _NOT_FOR_CONNECTION
         if not keeps_framing:
             dropped |= _FRAMING
+        elif not has_body:
+            dropped |= {b"transfer-encoding", b"trailer"}
         elif head.is_chunked:
             dropped.add(b"content-length")
         if is_unpacked:

@@ -13,6 +13,7 @@ import zlib
 from kproxy.credentials import Credential
 from kproxy.downstream import Downstream
 from kproxy.errors import (
+    BadRequest,
     CredentialError,
     Draining,
     KproxyError,
@@ -30,7 +31,7 @@ from kproxy.headers import (
 from kproxy.tunnel import Tunnel
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.upstream import Upstream
-from kproxy.wire import ChunkedBody, CloseBody, LengthBody, ResponseHead, chunk, last_chunk
+from kproxy.wire import ChunkedBody, CloseBody, Field, LengthBody, ResponseHead, chunk, last_chunk
 
 # Request bodies up to this size are kept until the answer begins, to be sent once more after a 401 or on a
 # fresh connection when a reused one turned out to be dead.
@@ -218,6 +219,15 @@ class RelayedRequest:
 
     def on_request_body(self, data: bytes) -> None:
         self._stop_continue_timer()
+        # Chunks are framed anew: their sizes mean nothing, their extensions could mean something to somebody.
+        self._forward(chunk(data) if self.downstream.head.is_chunked else data)
+
+    def on_request_end(self, trailers: list[Field]) -> None:
+        if self.downstream.head.is_chunked:
+            self._forward(last_chunk(trailers))
+        self._body_is_complete = True
+
+    def _forward(self, data: bytes) -> None:
         if self._replay is not None:
             self._replay = self._replay + data if len(self._replay) + len(data) <= MAX_REPLAYED_BYTES else None
         if self._connection is not None:
@@ -225,8 +235,9 @@ class RelayedRequest:
         elif self._task is not None:
             self._pending += data
 
-    def on_request_end(self) -> None:
-        self._body_is_complete = True
+    def on_request_broken(self, error: BadRequest) -> None:
+        self._abandon_upstream()
+        self._fail(error)
 
     def on_downstream_lost(self) -> None:
         exchange = self.downstream.exchange
@@ -330,6 +341,7 @@ class RelayedRequest:
                 head,
                 framing=framing,
                 keeps_framing=keeps_framing,
+                has_body=has_body,
                 is_unpacked=unpacks,
                 connection=connection,
                 extra=self._extra_fields,

@@ -42,10 +42,14 @@ _NOT_IN_TRAILERS = frozenset(
 
 
 class MalformedHeadError(ValueError):
-    """A head or a body framing that is not HTTP/1.1; `status` is what a server should answer to it."""
+    """A head or a body framing that is not HTTP/1.1.
+
+    `status` is what a server should answer to it; `good_bytes`, for a body, how much before it was sound.
+    """
 
     def __init__(self, message: str, status: int = 400) -> None:
         self.status = status
+        self.good_bytes = 0
         super().__init__(message)
 
 
@@ -349,7 +353,7 @@ class ChunkedBody:
         """How many bytes at the start of `data` belong to the body, framing included.
 
         What the chunks hold is put on `payload` if given. Raises MalformedHeadError when the framing is
-        broken: everything before has then been counted by nobody and must not be relayed.
+        broken; its `good_bytes` of this `data` were sound, and `payload` has what they held.
         """
         position, size = 0, len(data)
         while position < size and not self.is_finished:
@@ -370,10 +374,14 @@ class ChunkedBody:
                 return size
             line = self._line + data[position:line_end] if self._line else data[position:line_end]
             self._line = b""
+            try:
+                if line[-1:] != b"\r":
+                    raise MalformedHeadError("a chunk line does not end in CR LF")
+                self._read_line(line[:-1])
+            except MalformedHeadError as error:
+                error.good_bytes = position
+                raise
             position = line_end + 1
-            if line[-1:] != b"\r":
-                raise MalformedHeadError("a chunk line does not end in CR LF")
-            self._read_line(line[:-1])
         return position
 
     def _keep(self, part: bytes) -> None:

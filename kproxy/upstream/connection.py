@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.wire import Body, CloseBody, MalformedHeadError, ResponseHead, find_head
@@ -114,8 +114,8 @@ class UpstreamConnection(asyncio.Protocol):
     # -- called by the transport --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
+        # uvloop's transports do not inherit from asyncio's.
+        self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver
@@ -152,15 +152,19 @@ class UpstreamConnection(asyncio.Protocol):
             self._fail(error)
 
     def _feed(self, receiver: Receiver, body: Body, data: bytes) -> None:
-        if self.wants_payload:
-            payload: list[bytes] = []
+        payload: list[bytes] | None = [] if self.wants_payload else None
+        broken: MalformedHeadError | None = None
+        try:
             used = body.feed(data, payload)
+        except MalformedHeadError as error:
+            used, broken = error.good_bytes, error
+        if payload is not None:
             if payload:
                 receiver.on_body(payload[0] if len(payload) == 1 else b"".join(payload))
-        else:
-            used = body.feed(data)
-            if used:
-                receiver.on_body(data if used == len(data) else data[:used])
+        elif used:
+            receiver.on_body(data if used == len(data) else data[:used])
+        if broken is not None:
+            raise broken
         if body.is_finished and self._receiver is receiver:
             if used < len(data):
                 self.keep_alive = False

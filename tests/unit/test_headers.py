@@ -197,8 +197,9 @@ def test_gzip_is_asked_for_only_on_behalf_of_the_silent(request_line: bytes, lin
 def answer(*lines: bytes, keeps_framing: bool = True, framing: bytes = b"") -> list[bytes]:
     head = ResponseHead(b"\r\n".join([b"HTTP/1.1 200 OK", *lines]))
     block = response_block(
-        head, framing=framing, keeps_framing=keeps_framing, is_unpacked=not keeps_framing, connection=b""
-    )
+        head, framing=framing, keeps_framing=keeps_framing, has_body=True, is_unpacked=not keeps_framing,
+        connection=b"",
+    )  # fmt: skip
     assert block.endswith(b"\r\n\r\n")
     return block[:-4].split(b"\r\n")
 
