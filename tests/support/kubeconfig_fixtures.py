@@ -199,8 +199,8 @@ class Fixtures:
     def __init__(self) -> None:
         ca, other = CA("kproxy-test-ca"), CA("kproxy-other-ca")
         names = ("localhost", "api.test", "sni.test", "127.0.0.1", "::1")
-        lax_pem, lax_context = _lax_ca()
-        self_pem, self_context = _self_signed()
+        lax_pem, lax_context = lax_authority()
+        self_pem, self_context = self_signed()
         self.api = EchoServer(_api_context(ca, names))
         self.only = EchoServer(_api_context(ca, ("sni.test",)))
         self.plain = EchoServer()
@@ -283,14 +283,14 @@ def _api_context(ca: CA, names: Sequence[str]) -> ssl.SSLContext:
     return ca.server_context(*names, client_ca=ca, client_certificate_required=False)
 
 
-def _lax_ca() -> tuple[bytes, ssl.SSLContext]:
+def lax_authority() -> tuple[bytes, ssl.SSLContext]:
     """An authority as old clusters have it: basicConstraints not critical, no key identifiers anywhere."""
     ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
     ca = _certificate("lax-ca", "lax-ca", ca_key, ca_key, ca=True)
     return _pem(ca), _context(_certificate("server", "lax-ca", key, ca_key, ca=None), key)
 
 
-def _self_signed() -> tuple[bytes, ssl.SSLContext]:
+def self_signed() -> tuple[bytes, ssl.SSLContext]:
     """A server certificate that signs itself and says nothing about being an authority."""
     key = ec.generate_private_key(ec.SECP256R1())
     certificate = _certificate("server", "server", key, key, ca=None)
