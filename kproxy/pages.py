@@ -39,7 +39,8 @@ T = TypeVar("T")
 class LocalConnection(BaseProtocol):
     """A downstream connection as aiohttp's request and writer see it.
 
-    Whoever owns the transport passes on `pause_writing`, `resume_writing` and `connection_lost`.
+    Whoever owns the transport passes on `pause_writing`, `resume_writing` and `connection_lost`, and begins
+    with `pause_writing` when the transport is paused already.
     """
 
     __slots__ = ("peername", "sockname", "ssl_context")
@@ -114,6 +115,7 @@ async def respond(
             response = StatusResponse(error)
         await response.prepare(request)
         await response.write_eof()
+        await writer.drain()  # or pipelined requests would fill the memory with short answers
     except BaseException:
         # A tidy end would pass a cut answer off as a whole one.
         if writer.output_size and connection.transport is not None:
