@@ -1,0 +1,278 @@
+"""Starting and stopping the real program: its first line, its exit codes, its complaints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import secrets
+from tests.support.program import ROOT, Process, Program, kubeconfig
+
+NOWHERE = "http://127.0.0.1:1"
+"""An API server that is not there: starting must not need it."""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return kubeconfig(tmp_path, NOWHERE)
+
+
+@pytest.fixture
+def used_port() -> Iterator[int]:
+    """A port of 127.0.0.1 on which somebody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def refused(*args: str, env: dict[str, str] | None = None) -> Process:
+    """Run kproxy until it ends by itself; nothing may be on stdout, no traceback on stderr."""
+    program = Process([sys.executable, "-m", "kproxy", *args], env=env)
+    with program:
+        program.wait()
+    assert program.stdout == ""
+    assert program.stderr.startswith("error: ")
+    return program
+
+
+def test_the_first_line_names_the_address(config: Path) -> None:
+    """stdout has one line, in kubectl's words, with the port that was bound; all else is on stderr."""
+    with Program(kubeconfig=config) as program:
+        address = program.serving_on
+        with socket.create_connection(("127.0.0.1", program.port)):
+            pass
+        assert program.stop() == 0
+    assert program.stdout == f"Starting to serve on {address}\n"
+    assert address == f"127.0.0.1:{program.port}"
+    assert [line["event"] for line in program.log_events()][:1] == ["server.started"]
+
+
+def test_the_port_that_was_asked_for_is_bound(config: Path) -> None:
+    """As kubectl proxy, with the command in front as in scripts that say `kubectl proxy`."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    with Program("proxy", f"-p{port}", kubeconfig=config) as program:
+        assert program.serving_on == f"127.0.0.1:{port}"
+
+
+def test_the_loopback_of_ipv6_can_be_listened_on(config: Path) -> None:
+    """--address=::1 prints brackets, as Go does."""
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with Program("--address=::1", kubeconfig=config) as program:
+        assert program.serving_on.startswith("[::1]:")
+        with socket.create_connection(("::1", program.port)):
+            pass
+
+
+def test_a_unix_socket_prints_its_path(config: Path, tmp_path: Path) -> None:
+    """Only its owner can use it, and it is gone afterwards."""
+    path = tmp_path / "kproxy.sock"
+    with Program("--unix-socket", str(path), kubeconfig=config) as program:
+        assert program.stdout == f"Starting to serve on {path}\n"
+        mode = path.stat().st_mode
+        assert (stat.S_ISSOCK(mode), stat.S_IMODE(mode) & 0o077) == (True, 0)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        assert program.stop() == 0
+    assert not path.exists()
+
+
+def test_a_stale_socket_is_replaced_and_a_file_is_not(config: Path, tmp_path: Path) -> None:
+    """A socket nobody listens on is in nobody's way; a file with content is somebody's."""
+    path = tmp_path / "kproxy.sock"
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(path))
+    with Program(f"--unix-socket={path}", kubeconfig=config) as program:
+        other = refused(f"--unix-socket={path}", f"--kubeconfig={config}")
+        assert other.exit_code == 1
+        assert "in use" in other.stderr
+        assert program.stop() == 0
+    path.write_text("precious")
+    other = refused(f"--unix-socket={path}", f"--kubeconfig={config}")
+    assert other.exit_code == 1
+    assert "not a socket" in other.stderr
+    assert path.read_text() == "precious"
+
+
+def test_a_port_in_use_is_one_clear_line(config: Path, used_port: int) -> None:
+    """Exit code 1, the port, and what to do."""
+    program = refused(f"--port={used_port}", f"--kubeconfig={config}")
+    assert program.exit_code == 1
+    (line,) = program.stderr.splitlines()
+    assert f"port {used_port}" in line
+    assert "in use" in line
+    assert "--port" in line
+
+
+def test_an_address_of_another_machine_is_one_clear_line(config: Path) -> None:
+    """192.0.2.0/24 is nobody's (RFC 5737)."""
+    program = refused("--port=0", "--address=192.0.2.1", f"--kubeconfig={config}")
+    assert program.exit_code == 1
+    (line,) = program.stderr.splitlines()
+    assert "192.0.2.1" in line
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (["--nope"], "unknown flag: --nope"),
+        (["--acept-hosts=x"], "did you mean --accept-hosts"),
+        (["--port=-1"], "port: expected 0-65535, got '-1' (--port)"),
+        (["--port=0", "--accept-paths=("], "is not a regular expression"),
+        (["--unix-socket=/tmp/x", "--port=0"], "cannot set --unix-socket and --port at the same time"),
+        (["--port=0", "--www=/", "--www-prefix=/"], "www_prefix"),
+        (["serv"], 'unknown command "serv"'),
+    ],
+)
+def test_wrong_usage_ends_with_code_2(args: list[str], expected: str, config: Path) -> None:
+    """One line with the problem, one that says where help is."""
+    program = refused(*args, f"--kubeconfig={config}")
+    assert program.exit_code == 2
+    problem, hint = program.stderr.splitlines()
+    assert expected in problem
+    assert hint == "See 'kproxy --help'."
+
+
+def test_a_missing_kubeconfig_is_named(tmp_path: Path) -> None:
+    """The file that --kubeconfig names must be there."""
+    program = refused("--port=0", f"--kubeconfig={tmp_path}/none")
+    assert program.exit_code == 2
+    assert program.stderr == f"error: --kubeconfig {tmp_path}/none: no such file\n"
+
+
+def test_without_any_kubeconfig_the_demo_is_offered() -> None:
+    """Who has no cluster learns where one was looked for, and how to try kproxy without one."""
+    program = refused("--port=0")
+    assert program.exit_code == 2
+    assert ".kube/config" in program.stderr
+    assert "kproxy demo" in program.stderr
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    """Flags, variables, config file and kubeconfig: nobody mends one to hear of the next."""
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("clusters: {not: a list}\n")
+    settings = tmp_path / "config.yaml"
+    settings.write_text("grace_period: soon\n")
+    program = refused(
+        "--port=abc", f"--kubeconfig={broken}", f"--config={settings}", env={"KPROXY_LOG_FORMAT": "xml"}
+    )
+    assert program.exit_code == 2
+    lines = program.stderr.splitlines()
+    assert lines[0] == "error: 4 problems:"
+    assert [line for line in lines if "(--port)" in line]
+    assert [line for line in lines if "(KPROXY_LOG_FORMAT)" in line]
+    assert [line for line in lines if "(config.yaml line 1)" in line]
+    assert [line for line in lines if str(broken) in line]
+
+
+def test_no_complaint_shows_a_secret(tmp_path: Path) -> None:
+    """A kubeconfig that cannot be used is told about without its credentials."""
+    password = secrets.plant("start-password")
+    config = kubeconfig(
+        tmp_path,
+        "https://127.0.0.1:1",
+        token=secrets.plant("start-token"),
+        user={"username": "u", "password": password},
+    )
+    program = refused("--port=0", f"--kubeconfig={config}", f"--as-uid={'x' * 10}")
+    assert program.exit_code == 2
+    assert "token and username/password" in program.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals_end_it_in_order(config: Path, number: int) -> None:
+    """Ctrl-C and `kill` are orderly ends: exit code 0, the last event says so, no traceback."""
+    with Program(kubeconfig=config) as program:
+        assert program.stop(number) == 0
+    assert [line["event"] for line in program.log_events()][-1] == "server.stopped"
+
+
+def test_ctrl_c_during_the_start_is_quiet() -> None:
+    """Before kproxy serves there is nothing to end in order, and nothing to say."""
+    program = (
+        "import os, signal, sys, kproxy.server\n"
+        "kproxy.server.run = lambda *args, **more: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from kproxy.cli import main\n"
+        "sys.exit(main([]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
+
+
+def test_settings_come_from_variables_and_the_config_file(config: Path, tmp_path: Path) -> None:
+    """A daemon needs no flags at all."""
+    settings = tmp_path / "config.yaml"
+    settings.write_text(f"unix_socket: here.sock\nkubeconfig: {config.name}\nlog_format: console\n")
+    with Process(
+        [sys.executable, "-m", "kproxy"], env={"KPROXY_CONFIG": str(settings), "KPROXY_V": "4"}
+    ) as program:
+        program.wait_for_output(r"^Starting to serve on .*/here\.sock\n", "stdout")
+        program.wait_for_output("server.started")
+        assert program.stop() == 0
+    assert program.log_events() == []
+
+
+@pytest.mark.parametrize("command", [["check"], ["--port=0"]])
+def test_the_warnings_of_kubectl_are_given(config: Path, command: list[str]) -> None:
+    """What weakens the proxy, or looks like a mistake, is said on start and by check."""
+    args = [*command, "--disable-filter", "--www=/no/such/folder", f"--kubeconfig={config}"]
+    with Process([sys.executable, "-m", "kproxy", *args]) as program:
+        if command == ["check"]:
+            assert program.wait() == 0
+        else:
+            program.wait_for_output("server.started")
+            assert program.stop() == 0
+    assert "filter" in program.stdout + program.stderr
+
+
+def test_the_demo_needs_nothing() -> None:
+    """`kproxy demo` serves a pretend cluster: an answer within moments, and no file of ours in sight."""
+    with Program("demo") as program:
+        with urllib.request.urlopen(f"{program.url}/version", timeout=10) as answer:
+            assert "gitVersion" in json.load(answer)
+        with urllib.request.urlopen(f"{program.url}/api/v1/namespaces", timeout=10) as answer:
+            assert json.load(answer)["kind"] == "NamespaceList"
+        assert program.stop() == 0
+
+
+def test_it_starts_quickly(config: Path) -> None:
+    """From the start of Python to the first answer, best of three; tests/bench measures it exactly."""
+
+    def seconds() -> float:
+        with Program(kubeconfig=config) as program:
+            with socket.create_connection(("127.0.0.1", program.port)) as client:
+                client.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
+                assert client.recv(64).startswith(b"HTTP/1.1 502")
+            return time.monotonic() - program.started_at
+
+    assert min(seconds() for _ in range(3)) < 2
+
+
+def test_it_runs_as_a_kubectl_plugin(tmp_path: Path, config: Path) -> None:
+    """kubectl hands `kubectl kproxy ARGS` to the program kubectl-kproxy with ARGS."""
+    plugin = tmp_path / "kubectl-kproxy"
+    plugin.write_text(f"#!{sys.executable}\nimport sys\nfrom kproxy.__main__ import main\nsys.exit(main())\n")
+    plugin.chmod(0o755)
+    done = subprocess.run(
+        [plugin, "version"],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        check=True,
+    )
+    assert done.stdout.startswith("kproxy ")
