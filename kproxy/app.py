@@ -6,6 +6,7 @@ Everything that only depends on method and target is decided once and remembered
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from kproxy.headers import map_target, quote_target
 from kproxy.policy import Policy
 from kproxy.relay import Relay
 from kproxy.requestinfo import RequestInfo, cleaned_target, parse
-from kproxy.upstream.upstream import Upstream
+from kproxy.upstream.upstreams import Upstreams
 from kproxy.wire import Field, RequestHead
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ if TYPE_CHECKING:
 _MAX_ROUTES = 1024
 _MAX_REMEMBERED_TARGET = 512
 
+_bad_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
+
 _log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What was decided for a method and target: refused, or where it goes and what it is."""
+    """What was decided for a method and target: refused, or its path behind the API prefix and what it is."""
 
     refusal: KproxyError | None
     target: str = ""
@@ -55,7 +58,7 @@ class App:
         policy: Policy,
         prefixes: Prefixes,
         relay: Relay,
-        upstream: Upstream,
+        upstreams: Upstreams,
         static_root: str | None,
         follows_symlinks: bool,
         loop: asyncio.AbstractEventLoop,
@@ -63,7 +66,7 @@ class App:
         self._policy = policy
         self._prefixes = prefixes
         self._relay = relay
-        self._upstream = upstream
+        self._upstreams = upstreams
         self._static_root = static_root
         self._follows_symlinks = follows_symlinks
         self._static_files: StaticFiles | None = None
@@ -102,10 +105,11 @@ class App:
             self._remember(key, route)
         if route.refusal is not None:
             raise route.refusal
+        upstream = self._upstreams.default
         exchange = downstream.exchange
-        exchange.context = self._upstream.name
+        exchange.context = upstream.name
         exchange.info = route.info
-        self._relay.begin(downstream, self._upstream, route.target, extra_fields)
+        self._relay.begin(downstream, upstream, map_target(route.target, upstream.base_path), extra_fields)
 
     def _remember(self, key: tuple[str, str, bool], route: Route) -> None:
         if len(key[1]) > _MAX_REMEMBERED_TARGET:
@@ -176,7 +180,7 @@ class App:
         if denied is not None:
             return Route(denied)
         info = parse(head.method, target, is_upgrade=head.is_upgrade)
-        return Route(None, map_target(target, self._upstream.base_path), info)
+        return Route(None, target, info)
 
     def _strip(self, target: str) -> str | None:
         """The target as the API server knows it, None when it is outside the API prefix."""
@@ -191,8 +195,10 @@ class App:
     def _answer_page(self, downstream: Downstream, head: RequestHead) -> bool:
         """Answer redirects and static pages. False when the request is for the API."""
         target = head.target
-        location = cleaned_target(target)
         path, question, query = target.partition("?")
+        if "%" in path and _bad_escape(path):
+            raise BadRequest("the path has a '%' that two hexadecimal digits do not follow")
+        location = cleaned_target(target)
         if location is None and path + "/" in (self._prefixes.api, self._prefixes.www):
             location = path + "/" + question + query
         if location is not None and head.method != "CONNECT":

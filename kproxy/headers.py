@@ -123,7 +123,8 @@ def request_block(
     lines = [f"{head.method} {target} HTTP/1.1\r\nHost: ".encode("latin-1") + authority]
     tail = b""
     if head.is_upgrade:
-        tail += b"Connection: Upgrade\r\nUpgrade: " + names[b"upgrade"] + b"\r\n"
+        option = next(each for each in _split_list(head.all_of(b"connection")) if each.lower() == b"upgrade")
+        tail += b"Connection: " + option + b"\r\nUpgrade: " + names[b"upgrade"] + b"\r\n"
     if impersonation is not None:
         block, replaced = impersonation.for_request(names)
         tail += block
@@ -156,6 +157,10 @@ def request_block(
         tail += b"User-Agent: " + USER_AGENT + b"\r\n"
     lines.append(tail)
     return b"\r\n".join(lines) + b"\r\n"
+
+
+def _split_list(values: Iterable[bytes]) -> list[bytes]:
+    return [member.strip(b" \t") for member in b",".join(values).split(b",")]
 
 
 def may_ask_for_gzip(head: RequestHead) -> bool:

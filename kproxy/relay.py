@@ -51,7 +51,6 @@ class Relay:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.running: set[RelayedRequest] = set()
-        self.tunnels: set[Tunnel] = set()
         self.is_draining = False
         self.ended = asyncio.Event()
         """Set at the end of each request while draining."""
@@ -66,6 +65,7 @@ class Relay:
         request = RelayedRequest(self, downstream, upstream, target, extra_fields)
         downstream.hand_to(request)
         self.running.add(request)
+        upstream.enter(request)
         request.start()
 
     def has_short_requests(self) -> bool:
@@ -77,15 +77,14 @@ class Relay:
 
     def forget(self, request: RelayedRequest) -> None:
         self.running.discard(request)
+        request.upstream.leave(request)
         if self.is_draining:
             self.ended.set()
 
     def abort(self) -> None:
         """Cut every answer and tunnel that is still running."""
         for request in list(self.running):
-            request.downstream.abort()
-        for tunnel in list(self.tunnels):
-            tunnel.abort()
+            request.cut()
 
 
 class RelayedRequest:
@@ -109,10 +108,11 @@ class RelayedRequest:
         "_reread_401",
         "_target",
         "_task",
+        "_tunnel",
         "_unpacker",
-        "_upstream",
         "downstream",
         "method",
+        "upstream",
     )
 
     def __init__(
@@ -121,12 +121,13 @@ class RelayedRequest:
         self.downstream = downstream
         self.method = downstream.head.method
         self._relay = relay
-        self._upstream = upstream
+        self.upstream = upstream
         self._target = target
         self._extra_fields = extra_fields
         self._connection: UpstreamConnection | None = None
         self._credential: Credential | None = None
         self._task: asyncio.Task[None] | None = None
+        self._tunnel: Tunnel | None = None
         self._continue_timer: asyncio.TimerHandle | None = None
         self._body_is_complete = not downstream.has_unread_body
         # Body bytes that came before there was a connection, and all of them while they may be sent again.
@@ -146,7 +147,7 @@ class RelayedRequest:
 
     def start(self) -> None:
         head = self.downstream.head
-        upstream = self._upstream
+        upstream = self.upstream
         self._asked_for_gzip = upstream.asks_for_gzip and may_ask_for_gzip(head)
         credential = upstream.current_credential()
         if credential is not None and not head.is_upgrade:
@@ -165,7 +166,7 @@ class RelayedRequest:
         self._task = self._relay.loop.create_task(self._connect(credential, is_retry))
 
     async def _connect(self, credential: Credential | None, is_retry: bool) -> None:
-        upstream = self._upstream
+        upstream = self.upstream
         try:
             if credential is None:
                 credential = await upstream.credential()
@@ -186,7 +187,7 @@ class RelayedRequest:
 
     def _send(self, connection: UpstreamConnection, credential_block: bytes) -> None:
         head = self.downstream.head
-        upstream = self._upstream
+        upstream = self.upstream
         self._connection = connection
         connection.begin(self)
         block = request_block(
@@ -294,8 +295,8 @@ class RelayedRequest:
         ):
             return False
         self._reread_401 = False
-        self._upstream.invalidate(credential)
-        return self._upstream.current_credential() is not credential
+        self.upstream.invalidate(credential)
+        return self.upstream.current_credential() is not credential
 
     def _begin_answer(self, head: ResponseHead) -> bool:
         downstream = self.downstream
@@ -313,7 +314,7 @@ class RelayedRequest:
             exchange.status = 0
             self._fail(
                 UpgradeFailed(
-                    f"context '{self._upstream.name}': invalid upgrade response: status code {head.status}"
+                    f'context "{self.upstream.name}": invalid upgrade response: status code {head.status}'
                 )
             )
             return False
@@ -400,7 +401,7 @@ class RelayedRequest:
         connection, self._connection = self._connection, None
         assert connection is not None
         if self._body_is_complete:
-            self._upstream.release(connection)
+            self.upstream.release(connection)
         else:
             connection.abort()
         if self._held is not None:
@@ -413,11 +414,11 @@ class RelayedRequest:
         stale = self._credential
         assert stale is not None
         try:
-            credential = await self._upstream.credential()
+            credential = await self.upstream.credential()
             if credential.authorization == stale.authorization and credential.certificate is stale.certificate:
                 raise CredentialError("the renewed credential is the refused one")
-            block = self._upstream.credential_block(credential)
-            connection = await self._upstream.dial()
+            block = self.upstream.credential_block(credential)
+            connection = await self.upstream.dial()
         except KproxyError:
             self._task = None
             self._release_held()
@@ -451,18 +452,15 @@ class RelayedRequest:
         downstream.write(upgrade_block(head))
         client, early_in = downstream.detach()
         self._connection = None
-        tunnels = self._relay.tunnels
 
         def closed(bytes_in: int, bytes_out: int) -> None:
-            tunnels.discard(tunnel)
             exchange.bytes_in += bytes_in
             exchange.bytes_out += bytes_out
             self._end()
             downstream.finish(keep_alive=False)
 
-        tunnel = Tunnel(self._relay.loop, client, connection.detach(), closed)
-        tunnels.add(tunnel)
-        tunnel.start(early_in, early)
+        self._tunnel = Tunnel(self._relay.loop, client, connection.detach(), closed)
+        self._tunnel.start(early_in, early)
 
     def on_lost(self, error: KproxyError) -> None:
         connection, self._connection = self._connection, None
@@ -482,10 +480,18 @@ class RelayedRequest:
             self._pending = self._replay
             self._open(self._credential, is_retry=True)
         else:
-            error.args = (f"context '{self._upstream.name}': {error}",)
+            if not str(error).startswith("context "):
+                error.args = (f'context "{self.upstream.name}": {error}',)
             self._fail(error)
 
     # -- ends --
+
+    def cut(self) -> None:
+        """End it now; a truncated answer must not look complete."""
+        if self._tunnel is not None:
+            self._tunnel.abort()
+        else:
+            self.downstream.abort()
 
     def _fail(self, error: KproxyError) -> None:
         """Answer with the error or, when an answer has begun, cut it so that it cannot look complete."""

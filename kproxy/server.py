@@ -36,6 +36,7 @@ from kproxy.relay import Relay
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import proxy_for
 from kproxy.upstream.upstream import Upstream
+from kproxy.upstream.upstreams import Upstreams
 from kproxy.wire import RequestHead
 
 _BACKLOG = 1024
@@ -112,14 +113,14 @@ async def _serve(
             cluster = await owned.enter_async_context(DemoCluster())
             config = replace(config, kubeconfig=str(cluster.kubeconfig_path))
         context, policy = prepare(config)
-        upstream = open_upstream(context, config, loop)
-        owned.push_async_callback(upstream.close)
+        upstreams = Upstreams(lambda each: open_upstream(each, config, loop), context)
+        owned.push_async_callback(upstreams.close)
         relay = Relay(loop)
         app = App(
             policy=policy,
             prefixes=Prefixes(api=config.api_prefix, www=config.www_prefix if config.www else None),
             relay=relay,
-            upstream=upstream,
+            upstreams=upstreams,
             static_root=config.www,
             follows_symlinks=config.www_follow_symlinks,
             loop=loop,
@@ -132,7 +133,7 @@ async def _serve(
         await listener.start(loop)
         _warn(config, context, policy)
         announce(listener.name)
-        _log.info("server.started", address=listener.name, version=__version__, **_facts(upstream))
+        _log.info("server.started", address=listener.name, version=__version__, **_facts(upstreams.default))
         # What exists now stays: without this every full collection would walk all modules again.
         gc.collect()
         gc.freeze()
@@ -180,7 +181,15 @@ def open_upstream(context: ResolvedContext, config: Config, loop: asyncio.Abstra
     dialer = Dialer(
         context.name, address.host, address.port, proxy_for(address, context.cluster.proxy_url, os.environ)
     )
-    return Upstream(context, address, source, dialer, loop, appends_server_path=config.append_server_path)
+    return Upstream(
+        context,
+        address,
+        source,
+        dialer,
+        loop,
+        appends_server_path=config.append_server_path,
+        cuts_on_rotation=config.rotate_close,
+    )
 
 
 def _warn(config: Config, context: ResolvedContext, policy: Policy) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-# How long one side may stay open after the other has ended, without a byte passing. A TLS upstream cannot be told
-# of a half-close through asyncio, so something has to end the wait for it.
-LINGER_SECONDS = 5.0
+from kproxy.upstream.sockets import allow_stalls
+
+# How long one side may stay open after the other has ended, without a byte passing. A side that was told of the end
+# is finishing; one that could not be told (asyncio has no half-close over TLS) is only heard out.
+TOLD_SECONDS = 30.0
+UNTOLD_SECONDS = 0.05
 
 
 class Tunnel:
@@ -31,6 +34,7 @@ class Tunnel:
         self._downstream.peer, self._upstream.peer = self._upstream, self._downstream
         downstream.set_protocol(self._downstream)
         upstream.set_protocol(self._upstream)
+        allow_stalls(upstream)
 
     def __repr__(self) -> str:
         return f"<Tunnel in={self._downstream.count_bytes} out={self._upstream.count_bytes}>"
@@ -49,19 +53,19 @@ class Tunnel:
         self._downstream.transport.abort()
         self._upstream.transport.abort()
 
-    def half_closed(self) -> None:
+    def half_closed(self, *, is_told: bool) -> None:
         """One side has ended: both are closed when the other has too, or has been silent for a while."""
         if self._downstream.has_ended and self._upstream.has_ended:
             self._close()
         elif self._linger is None:
-            self._await_silence(-1)
+            self._await_silence(TOLD_SECONDS if is_told else UNTOLD_SECONDS, -1)
 
-    def _await_silence(self, seen_bytes: int) -> None:
+    def _await_silence(self, seconds: float, seen_bytes: int) -> None:
         passed = self._downstream.count_bytes + self._upstream.count_bytes
         if passed == seen_bytes:
             self._close()
         else:
-            self._linger = self._loop.call_later(LINGER_SECONDS, self._await_silence, passed)
+            self._linger = self._loop.call_later(seconds, self._await_silence, seconds, passed)
 
     def _close(self) -> None:
         self._downstream.transport.close()
@@ -113,9 +117,10 @@ class _End(asyncio.Protocol):
     def eof_received(self) -> bool:
         self.has_ended = True
         peer = self.peer.transport
-        if not peer.is_closing() and peer.can_write_eof():
+        is_told = not peer.is_closing() and peer.can_write_eof()
+        if is_told:
             peer.write_eof()
-        self._tunnel.half_closed()
+        self._tunnel.half_closed(is_told=is_told)
         # Over TLS asyncio closes both directions whatever is returned, and warns about True.
         return not self._is_tls
 

@@ -47,6 +47,7 @@ class UpstreamConnection(asyncio.Protocol):
     __slots__ = (
         "_body",
         "_buffer",
+        "_explain",
         "_on_closed",
         "_receiver",
         "idle_since",
@@ -56,8 +57,11 @@ class UpstreamConnection(asyncio.Protocol):
         "wants_payload",
     )
 
-    def __init__(self, on_closed: Callable[[UpstreamConnection], None]) -> None:
+    def __init__(
+        self, on_closed: Callable[[UpstreamConnection], None], explain: Callable[[Exception], KproxyError]
+    ) -> None:
         self._on_closed = on_closed
+        self._explain = explain
         self._receiver: Receiver | None = None
         self._body: Body | None = None
         self._buffer = b""
@@ -186,15 +190,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport = None
         self._on_closed(self)
         if self._receiver is not None:
-            self._fail(
-                UpstreamUnreachable(
-                    "the API server closed the connection in the middle of its answer"
-                    if self._body is not None or self._buffer
-                    else "the API server closed the connection before it answered"
-                    if exc is None
-                    else f"the connection to the API server broke: {exc}"
-                )
-            )
+            if exc is not None:
+                self._fail(self._explain(exc))
+            elif self._body is not None or self._buffer:
+                self._fail(UpstreamUnreachable("the API server closed the connection in the middle of its answer"))
+            else:
+                self._fail(UpstreamUnreachable("the API server closed the connection before it answered"))
 
     def _fail(self, error: KproxyError) -> None:
         receiver, self._receiver = self._receiver, None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
+from kproxy.errors import KproxyError
 from kproxy.upstream.connection import UpstreamConnection
 
 IDLE_SECONDS = 90.0
@@ -13,8 +15,15 @@ IDLE_SECONDS = 90.0
 class Pool:
     """No upper limit on how many are open: a limit would let forty watches starve a `get`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, idle_seconds: float = IDLE_SECONDS) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        explain: Callable[[Exception], KproxyError],
+        idle_seconds: float = IDLE_SECONDS,
+    ) -> None:
+        """`explain` says what broke a connection, in the words of who dialled it."""
         self._loop = loop
+        self._explain = explain
         self._idle_seconds = idle_seconds
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
@@ -28,7 +37,7 @@ class Pool:
 
     def connection(self) -> UpstreamConnection:
         """A new connection object for the dialer to connect; it counts as open from now on."""
-        connection = UpstreamConnection(self.forget)
+        connection = UpstreamConnection(self.forget, self._explain)
         self._open.add(connection)
         return connection
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from collections.abc import Callable
+from typing import Protocol
 
 from kproxy.credentials import Credential, CredentialSource
-from kproxy.errors import ConfigError, CredentialError
+from kproxy.errors import ConfigError, CredentialError, KproxyError
 from kproxy.headers import Impersonation, authorization_block
 from kproxy.kubeconfig import ResolvedContext
 from kproxy.kubecontext import ServerAddress
@@ -14,6 +16,13 @@ from kproxy.tls import client_context
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.pool import Pool
+
+
+class Running(Protocol):
+    """A request that uses an upstream, until its answer or its tunnel has ended."""
+
+    def cut(self) -> None:
+        """End it now, so that what was answered cannot look complete."""
 
 
 class Upstream:
@@ -28,6 +37,7 @@ class Upstream:
         loop: asyncio.AbstractEventLoop,
         *,
         appends_server_path: bool,
+        cuts_on_rotation: bool,
     ) -> None:
         """Raises KubeconfigError when the CA or the client certificate at hand cannot be used."""
         self.context = context
@@ -45,7 +55,12 @@ class Upstream:
         )
         self._source = source
         self._dialer = dialer
-        self._pool = Pool(loop)
+        self._loop = loop
+        self._pool = Pool(loop, self._explain)
+        self._running: set[Running] = set()
+        self._on_retired: Callable[[Upstream], None] | None = None
+        self._retirement: asyncio.Task[None] | None = None
+        self._cuts_on_rotation = cuts_on_rotation
         self._server_hostname = context.cluster.tls_server_name or address.host
         self._is_tls = address.scheme == "https"
         self._credential: Credential | None = None
@@ -63,6 +78,9 @@ class Upstream:
         if self._is_tls and (self._ssl_context is None or certificate is not known):
             if self._ssl_context is not None:
                 self._pool.close_idle()
+                if self._cuts_on_rotation:
+                    for request in list(self._running):
+                        request.cut()
             self._ssl_context = client_context(self.context.cluster, certificate)
             self._ssl_context.set_alpn_protocols(["http/1.1"])
         self._credential = credential
@@ -112,11 +130,45 @@ class Upstream:
             raise
         return connection
 
+    def _explain(self, error: Exception) -> KproxyError:
+        return self._dialer.explain(error, is_tls=self._is_tls)
+
     def release(self, connection: UpstreamConnection) -> None:
         """Give back a connection whose answer is complete."""
-        self._pool.put(connection)
+        if self._on_retired is None:
+            self._pool.put(connection)
+        else:
+            connection.close()
+
+    # -- its life --
+
+    def enter(self, request: Running) -> None:
+        """A request begins that may use this upstream until it leaves."""
+        self._running.add(request)
+
+    def leave(self, request: Running) -> None:
+        """Idempotent."""
+        self._running.discard(request)
+        self._close_if_unused()
+
+    def retire(self, on_retired: Callable[[Upstream], None]) -> None:
+        """Take no new requests; close when the last one has ended, and say so."""
+        self._on_retired = on_retired
+        self._pool.close_idle()
+        self._close_if_unused()
+
+    def _close_if_unused(self) -> None:
+        if self._on_retired is not None and not self._running and self._retirement is None:
+            self._retirement = self._loop.create_task(self._finish_retirement(self._on_retired))
+
+    async def _finish_retirement(self, on_retired: Callable[[Upstream], None]) -> None:
+        self._pool.close()
+        await self._source.close()
+        on_retired(self)
 
     async def close(self) -> None:
         """End every connection and the credential source. Idempotent."""
         self._pool.close()
         await self._source.close()
+        if self._retirement is not None:
+            await self._retirement
