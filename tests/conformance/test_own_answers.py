@@ -196,14 +196,16 @@ async def test_a_client_that_asks_on_without_reading_is_not_answered_on() -> Non
         await response.write(b"x" * 40_000)  # less than aiohttp writes without looking back
         return response
 
-    async with PageServer(answer) as server:
-        async with await RawClient.connect(server.address, receive_buffer_bytes=4096) as client:
-            await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
-            async with asyncio.timeout(10):
-                await server.connections[0].paused.wait()
-            async with await RawClient.connect(server.address) as other:
-                for _ in range(20):
-                    assert (await other.request("GET", "/")).status == 200
-            assert server.connections[0].transport.get_write_buffer_size() < 200_000
-            for _ in range(2000):
-                assert (await client.read_response()).body.size == 40_000
+    async with (
+        PageServer(answer) as server,
+        await RawClient.connect(server.address, receive_buffer_bytes=4096) as client,
+        await RawClient.connect(server.address) as other,
+    ):
+        await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
+        async with asyncio.timeout(10):
+            await server.connections[0].paused.wait()
+        for _ in range(20):
+            assert (await other.request("GET", "/")).status == 200
+        assert server.connections[0].transport.get_write_buffer_size() < 200_000
+        for _ in range(2000):
+            assert (await client.read_response()).body.size == 40_000
