@@ -271,5 +271,5 @@ def _read_as(reading: str, path: str) -> str:
 
 def _shown(text: str) -> str:
     """Client input for a message: cut to length, with no character that could steer a terminal or a log."""
-    cut = text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "..."
-    return "'" + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in cut) + "'"
+    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_MAX_SHOWN])
+    return f"'{escaped[:_MAX_SHOWN]}{'...' if max(len(text), len(escaped)) > _MAX_SHOWN else ''}'"

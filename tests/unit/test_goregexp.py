@@ -1,0 +1,138 @@
+"""Go's regular expressions through `re`: the verdicts recorded from kubectl, and what is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kproxy.goregexp import GoRegexpError, compile_go
+
+CASES = json.loads((Path(__file__).parents[1] / "conformance" / "filter_cases.json").read_text())
+SYNTAX = [
+    *"ab/^$.*+?|()[]{}-\\,09 é\n",
+    *(
+        "(?:",
+        "(?i)",
+        "(?-s:",
+        "(?P<n>",
+        "(?<n>",
+        "(?=",
+        "[^",
+        "[[:alpha:]]",
+        "[:^word:]",
+        "{2}",
+        "{2,}",
+        "{,3}",
+    ),
+    *(
+        r"\d",
+        r"\W",
+        r"\pL",
+        r"\p{Lu}",
+        r"\P{^Nd}",
+        r"\Q",
+        r"\E",
+        r"\z",
+        r"\B",
+        r"\x41",
+        r"\x{e9}",
+        r"\07",
+        r"\8",
+    ),
+]
+
+
+@pytest.mark.parametrize("source", [source for source, verdict in CASES["regexps"].items() if verdict])
+def test_matches_what_kubectl_matches(source: str) -> None:
+    """Every expression passes exactly the paths that kubectl passed under --accept-paths."""
+    pattern = compile_go(source)
+
+    verdict = "".join("Y" if pattern.search(text) else "." for text in CASES["texts"])
+
+    assert verdict == CASES["regexps"][source]
+
+
+@pytest.mark.parametrize(
+    "source", [source for source, verdict in CASES["regexps"].items() if verdict is None]
+)
+def test_refuses_what_kubectl_refuses(source: str) -> None:
+    """An expression that kubectl did not start with is an error here too."""
+    with pytest.raises(GoRegexpError):
+        compile_go(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("(", "missing closing ): `(`"),
+        ("a)", "unexpected ): `a)`"),
+        ("[a", "missing closing ]: `[a`"),
+        ("*.example.com", "missing argument to repetition operator: `*`"),
+        ("a|+", "missing argument to repetition operator: `+`"),
+        ("a**", "invalid nested repetition operator: `**`"),
+        ("a{2}{3}", "invalid nested repetition operator: `{2}{3}`"),
+        ("a{1001}", "invalid repeat count: `{1001}`"),
+        ("a{3,2}", "invalid repeat count: `{3,2}`"),
+        ("a{99999999999999999999}", "invalid repeat count"),
+        (r"\Z", r"invalid escape sequence: `\Z`"),
+        (r"(a)\1", r"invalid escape sequence: `\1`"),
+        ("a\\", "trailing backslash"),
+        ("(?=a)", "invalid or unsupported Perl syntax: `(?=`"),
+        ("(?P<a-b>c)", "invalid named capture: `(?P<a-b>`"),
+        ("[z-a]", "invalid character class range: `z-a`"),
+        ("[[:foo:]]", "invalid character class range: `[:foo:]`"),
+        (r"\p{Greek}", "no scripts"),
+        ("\udcff", "invalid UTF-8"),
+    ],
+)
+def test_errors_say_what_go_says(source: str, says: str) -> None:
+    """The message is Go's, so that what is found about it in a search applies."""
+    with pytest.raises(GoRegexpError, match=re.escape(says)):
+        compile_go(source)
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "matches"),
+    [
+        ("^a{2,3}$", "aaa", True),
+        ("^a{2,3}$", "aaaa", False),
+        ("^a{2,}$", "aaaa", True),
+        ("^a{,2}$", "a{,2}", True),
+        ("^[,a]$", ",", True),
+        (r"\B", "", True),
+    ],
+)
+def test_what_a_list_split_at_commas_cannot_hold(source: str, text: str, matches: bool) -> None:
+    """Lists from a config file are not split: counted repetition works there as in Go."""
+    assert bool(compile_go(source).search(text)) is matches
+
+
+@pytest.mark.parametrize(
+    ("source", "text"), [("^LocalHost$", "localhost"), ("^[A-Z]+$", "abc"), (r"\x4b", "k"), ("(?-i)a", "a")]
+)
+def test_case_can_be_ignored_from_outside(source: str, text: str) -> None:
+    """`ignore_case` is as if the expression began with `(?i)`."""
+    assert compile_go(source, ignore_case=True).search(text)
+
+
+@given(st.lists(st.sampled_from(SYNTAX), max_size=12).map("".join) | st.text(max_size=20))
+def test_any_text_compiles_or_is_one_kind_of_error(source: str) -> None:
+    """No expression, however broken, makes anything but a pattern or a GoRegexpError."""
+    with contextlib.suppress(GoRegexpError):
+        compile_go(source).search("/api/v1/pods\n")
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\\"), max_size=20))
+def test_quoted_text_matches_itself_only(text: str) -> None:
+    r"""What stands between \Q and \E is literal."""
+    pattern = compile_go(r"\A\Q" + text + r"\E\z")
+
+    assert pattern.search(text)
+    assert not pattern.search(text + "x")
+    assert not pattern.search("x" + text)

@@ -1,0 +1,125 @@
+"""The ways a path may be read, and which of them lead into a pod."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kproxy.pathrules import opens_stream, readings
+from kproxy.requestinfo import canonical_path, decoded_path
+
+ANY_PATH = st.text(st.characters(max_codepoint=0xFF, exclude_characters="?"), max_size=30).map("/".__add__)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/v1/pods", "/api/v1/namespaces/a.b/pods/p:1@~x", "/a/"])
+def test_a_plain_path_has_one_reading(path: str) -> None:
+    """Nothing in it can be read in two ways."""
+    assert readings(path) == ((path,), (path,))
+
+
+@pytest.mark.parametrize(
+    ("path", "reading"),
+    [
+        ("/a%2Fb", "/a/b"),
+        ("/a%252Fb", "/a/b"),
+        ("/a/..%2Fb", "/b"),
+        ("/a/%2e%2E/b", "/b"),
+        ("/a//b", "/a/b"),
+        ("/a;v=1/b", "/a/b"),
+        ("/a/..;/b", "/b"),
+        ("/a/..;x=/..%3B/b", "/b"),
+        ("/a\\b", "/a/b"),
+        ("/a%5C..%5cb", "/b"),
+        ("/a%0A/b", "/a/b"),
+        ("/a/.%09./b", "/b"),
+        ("/a%00/b%7f", "/a/b"),
+        ("/a%5C..;x%5Cb", "/b"),
+    ],
+)
+def test_odd_paths_are_also_read_as_lax_servers_do(path: str, reading: str) -> None:
+    """Each trick ends in the path that some server makes of it."""
+    assert reading in readings(path)[1]
+
+
+@pytest.mark.parametrize(
+    ("path", "accepted"),
+    [
+        ("/a;v=1", ("/a;v=1",)),
+        ("/a%0A", ("/a\n",)),
+        ("/a%2520b", ("/a%20b",)),
+        ("/a%5Cb", ("/a\\b",)),
+        ("/a/./b", ("/a/./b", "/a/b")),
+        ("/a/../b", ("/a/../b", "/b")),
+        ("/a/..%5Cb", ("/a/..\\b", "/b")),
+        ("/a/..;/b", ("/a/..;/b", "/b")),
+        ("/a/%252e%252e/b", ("/a/%2e%2e/b", "/b")),
+    ],
+)
+def test_what_an_accept_list_must_have(path: str, accepted: tuple[str, ...]) -> None:
+    """The path as Go reads it, and where its dot segments lead; not every spelling of it."""
+    assert readings(path)[0] == accepted
+
+
+@given(ANY_PATH)
+def test_the_plain_and_the_canonical_reading_are_always_there(path: str) -> None:
+    """What kubectl would match comes first, and whatever must be accepted may also be rejected."""
+    accepted, possible = readings(path)
+
+    assert accepted[0] == decoded_path(path)
+    assert canonical_path(path) in accepted
+    assert set(accepted) <= set(possible)
+    assert len(set(possible)) == len(possible)
+
+
+@pytest.mark.parametrize(
+    ("path", "exec_", "attach"),
+    [
+        ("/api/v1/namespaces/n/pods/p/exec", True, False),
+        ("/api/v1/namespaces/n/pods/p/attach", False, True),
+        ("/api/v1/namespaces/n/pods/p/executable", True, False),
+        ("/k8s/clusters/c-1/api/v1/namespaces/n/pods/p/exec", True, False),
+        ("/apis/cluster.karmada.io/v1alpha1/clusters/m/proxy/api/v1/namespaces/n/pods/p/exec", True, False),
+        ("/api/v1/namespaces/n/pods/execfoo", False, False),
+        ("/api/v1/namespaces/n/pods/p/log", False, False),
+        ("/api/v1/namespaces/n/pods/p/portforward", False, False),
+        ("/api/pods/p/exec", False, False),
+        ("/apis/example.org/v1/namespaces/n/pods/p/exec", False, False),
+        # a node's proxy is the kubelet
+        ("/api/v1/nodes/n/proxy/exec/ns/pod/ctr", True, False),
+        ("/api/v1/nodes/n/proxy/run/ns/pod/ctr", True, False),
+        ("/api/v1/nodes/n/proxy/cri/exec/token", True, False),
+        ("/api/v1/nodes/https:n:10250/proxy/attach/ns/pod/ctr", False, True),
+        ("/api/v1/nodes/n/proxy/cri/attach/token", False, True),
+        ("/api/v1/proxy/nodes/n/exec/ns/pod/ctr", True, False),
+        ("/k8s/clusters/c-1/api/v1/nodes/n/proxy/exec", True, False),
+        ("/api/v1/nodes/n/proxy/logs/exec", False, False),
+        ("/api/v1/nodes/n/proxy/running", False, False),
+        ("/api/v1/nodes/n/proxy/a/pods/p/exec", True, False),
+        # an app's own URLs are not
+        ("/api/v1/namespaces/n/services/s/proxy/pods/x/exec", False, False),
+        ("/api/v1/namespaces/n/services/https:s:443/proxy/api/v1/namespaces/n/pods/p/attach", False, False),
+        ("/api/v1/namespaces/n/pods/p:8080/proxy/exec", False, False),
+        ("/k8s/clusters/c-1/api/v1/namespaces/n/services/s/proxy/pods/x/exec", False, False),
+        ("/api/v1/namespaces/n/pods/p/exec/api/v1/namespaces/n/services/s/proxy/", True, False),
+        ("/api/v1/namespaces/n/configmaps/s/proxy/pods/x/exec", True, False),
+    ],
+)
+def test_which_readings_open_a_stream(path: str, exec_: bool, attach: bool) -> None:
+    """Exec and attach in pods and through the kubelet, wherever the API is; nothing of an app's own."""
+    assert opens_stream(path, "exec") is exec_
+    assert opens_stream(path, "attach") is attach
+
+
+WORDS = ["api", "v1", "pods", "exec", "nodes", "x", "proxy", "executor", "namespaces", "services"]
+
+
+@given(st.lists(st.sampled_from(WORDS), max_size=12).map(lambda words: "/" + "/".join(words)))
+def test_outside_of_apps_nothing_passes_that_kubectl_refuses(path: str) -> None:
+    """Where no app's tail begins, whatever the default expression matches opens a stream."""
+    app = re.search(r"/api/v1/namespaces/[^/]+/(pods|services)/[^/]+/proxy/", path)
+
+    if app is None and re.search(r"^/api/.*/pods/.*/exec", path):
+        assert opens_stream(path, "exec")

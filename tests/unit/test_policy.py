@@ -1,0 +1,695 @@
+"""What passes and what does not: kubectl's filters, every known way around them, and the browser guard."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from kproxy.errors import ConfigError, Denied
+from kproxy.policy import DEFAULT_ACCEPT_HOSTS, Policy
+
+DEFAULT = Policy.compile()
+DISABLED = Policy.compile(disable_filter=True)
+EXEC = "/api/v1/namespaces/default/pods/web-0/exec"
+ATTACH = "/api/v1/namespaces/default/pods/web-0/attach"
+APP = "/api/v1/namespaces/n/services/s/proxy"
+
+
+def browser(
+    policy: Policy = DEFAULT,
+    *,
+    method: str = "GET",
+    host: str = "localhost:8001",
+    origin: str | None = None,
+    site: str | None = None,
+    mode: str | None = None,
+    dest: str | None = None,
+    is_upgrade: bool = False,
+) -> Denied | None:
+    return policy.check_browser(
+        method=method,
+        host=host,
+        origin=origin,
+        fetch_site=site,
+        fetch_mode=mode,
+        fetch_dest=dest,
+        is_upgrade=is_upgrade,
+    )
+
+
+# -- paths and methods --
+
+
+@pytest.mark.parametrize(
+    ("accept_paths", "reject_paths", "host", "path", "method", "passes"),
+    [
+        # kubectl's proxy_server_test.go, TestAccept
+        ("", "", "127.0.0.1", "", "GET", False),
+        ("^.*", "", "127.0.0.1", "", "GET", True),
+        ("^.*", None, "127.0.0.1", "/api/v1/namespaces/default/pods/foo/exec", "GET", False),
+        ("^.*", None, "127.0.0.1", "/api/v1/namespaces/default/pods/foo/attach", "GET", False),
+        ("^.*", None, "127.0.0.1", "/api/v1/namespaces/default/pods/execfoo", "GET", True),
+        ("^.*", None, "127.0.0.1", "/api/v1/namespaces/default/pods/attachfoo", "GET", True),
+        ("^.*", None, "localhost", "/ui", "GET", True),
+        ("^.*", None, "localhost", "/api/v1/pods", "POST", True),
+        ("^.*", None, "evil.com", "/api/v1/pods", "GET", False),
+        ("^.*", None, "localhost.evil.com", "/api/v1/pods", "GET", False),
+        ("^.*", None, "127a0b0c1", "/api/v1/pods", "GET", False),
+        ("^/api/v1/pods$,^/ok", None, "localhost", "/api/v1/pods", "GET", True),
+        ("^/api/v1/pods$,^/ok", None, "localhost", "/okay/then", "GET", True),
+        ("^/api/v1/pods$,^/ok", None, "localhost", "/api/v1/pods/x", "GET", False),
+        # Python's $ would match before a final newline
+        ("^/api/v1/pods$,^/ok", None, "localhost", "/api/v1/pods%0A", "GET", False),
+        ("^.*", "^/secret,/deep$", "localhost", "/secret", "GET", False),
+        ("^.*", "^/secret,/deep$", "localhost", "/%73ecret", "GET", False),
+        ("^.*", "^/secret,/deep$", "localhost", "/a/deep", "GET", False),
+        ("^.*", "^/secret,/deep$", "localhost", "/a/secret", "GET", True),
+        ("^.*", "^/secret,/deep$", "localhost", EXEC, "GET", True),
+        ("^/exec", "^/ex", "localhost", "/exec", "GET", False),
+        # Lens' own filter
+        ("^.*", "^[^/]", "localhost", "/api", "GET", True),
+    ],
+)  # fmt: skip
+def test_kubectls_own_cases(
+    accept_paths: str, reject_paths: str | None, host: str, path: str, method: str, passes: bool
+) -> None:
+    """Requests pass the filters that pass kubectl's."""
+    lists = {"accept_paths": accept_paths} | ({} if reject_paths is None else {"reject_paths": reject_paths})
+    policy = Policy.compile(**lists)
+
+    denied = policy.check_host(host) or policy.check_request(method, path)
+
+    assert (denied is None) is passes
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        EXEC,
+        ATTACH,
+        EXEC + "/",
+        EXEC + "ute",
+        EXEC + ";a=b",
+        "/api/v1/namespaces/default/pods/web-0/%65xec",
+        "/%61pi/v1/namespaces/default/pods/web-0/exec",
+        "/api/v1/namespaces/default/pods/web-0%2Fexec",
+        # read otherwise by a server in between
+        "/" + EXEC,
+        "/./" + EXEC,
+        "/x/.." + EXEC,
+        "/x/..%2Fapi/v1/namespaces/default/pods/web-0/exec",
+        "/x/%2e%2e" + EXEC,
+        "/%2Fapi/v1/namespaces/default/pods/web-0/exec",
+        "/api;v=1/v1/namespaces/default/pods/web-0/exec",
+        "/api/v1/namespaces/default/pods;x/web-0/exec",
+        "/x/..;" + EXEC,
+        "/api/v1%0A/namespaces/default/pods/web-0/exec",
+        "/api/v1/namespaces/default/pods/web-0/%0Aexec",
+        "/api/v1/namespaces/default/pods/web-0/e%00xec",
+        "/api/v1/namespaces/default/pods/web-0%5Cexec",
+        "/api/v1/namespaces/default/pods/web-0\\exec",
+        "\\api\\v1\\namespaces\\default\\pods\\web-0\\exec",
+        "/api/v1/namespaces/default/pods/web-0/%2565xec",
+        "/api/v1/namespaces/default/pods/web-0%252Fexec",
+        # behind a prefix, through the kubelet
+        "/k8s/clusters/c-1" + EXEC,
+        "/apis/cluster.karmada.io/v1alpha1/clusters/m/proxy" + ATTACH,
+        "/api/v1/nodes/n/proxy/exec/ns/pod/ctr",
+        "/api/v1/nodes/n/proxy/run/ns/pod/ctr",
+        "/api/v1/nodes/n/proxy//exec/ns/pod/ctr",
+        "/api/v1/nodes/n/proxy/x/..%2Fattach/ns/pod/ctr",
+        "/k8s/clusters/c-1/api/v1/nodes/n/proxy/cri/exec/t",
+        # out of an app's tail
+        APP + "/../../../pods/p/exec",
+        APP + "/..%2F..%2F..%2Fpods/p/exec",
+        APP + "/..;/..;/..;/pods/p/exec",
+        APP + "/..%5C..%5C..%5Cpods%5Cp%5Cexec",
+        APP + "/%252e%252e/%252e%252e/%252e%252e/pods/p/exec",
+        APP + "/.%09./.%09./.%09./pods/p/exec",
+    ],
+)  # fmt: skip
+def test_exec_and_attach_are_refused_however_they_are_spelt(path: str) -> None:
+    """By default no reading of a path may lead into a pod."""
+    denied = DEFAULT.check_request("GET", path)
+
+    assert denied is not None
+    assert denied.rule == "reject-paths"
+    assert DISABLED.check_request("GET", path) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/",
+        "/api/v1/pods",
+        "/api/v1/namespaces/exec/pods/web-0",
+        "/api/v1/namespaces/default/services/web/exec",
+        "/api/v1/namespaces/default/pods/web-0/portforward",
+        "/api/v1/namespaces/default/pods/web-0/log",
+        "/api/v1/namespaces/default/pods/web-0%00/log",
+        "/api/v1/namespaces/a%2Fb",
+        "/api/%2e/v1",
+        "/api/caf%c3%a9",
+        "/.well-known/openid-configuration",
+        "/api/v1/nodes/n/proxy/stats/summary",
+        "/api/v1/nodes/n/proxy/pods",
+        # an app's own URLs
+        APP + "/pods/x/exec",
+        APP + "/api/v1/namespaces/default/pods/x/attach?",
+        APP + "//a/./../b/exec",
+        "/api/v1/namespaces/n/pods/p:8080/proxy/pods/x/exec",
+        "/k8s/clusters/c-1" + APP + "/pods/x/exec",
+    ],
+)  # fmt: skip
+def test_what_passes_by_default(path: str) -> None:
+    """Everything else, and what an app behind a service calls its own pages."""
+    assert DEFAULT.check_request("GET", path) is None
+
+
+@st.composite
+def disguised(draw: st.DrawFn, path: str) -> str:
+    """`path` with its bytes encoded and its segments padded at random."""
+    pieces: list[str] = []
+    for segment in path.removeprefix("/").split("/"):
+        pad = draw(st.sampled_from(["", "", "", "/.", "/", "/x/..", "/%2e", "/x/%2E.", "/x/..;a"]))
+        slash = draw(st.sampled_from(["/", "/", "/", "%2F", "%2f", "%5C", "\\", "%252f"]))
+        spelt = "".join(
+            draw(
+                st.sampled_from([char, char, char, f"%{ord(char):02x}", f"%25{ord(char):02X}", char + "%0a"])
+            )
+            for char in segment
+        )
+        pieces.append(pad + slash + spelt + draw(st.sampled_from(["", "", "", ";v=1", "%3bx"])))
+    return "".join(pieces)
+
+
+@given(
+    st.sampled_from([EXEC, ATTACH, "/api/v1/nodes/n/proxy/exec/ns/p/c", "/k8s/c" + EXEC]).flatmap(disguised)
+)
+def test_no_disguise_opens_a_stream(path: str) -> None:
+    """Encodings, parameters, control characters, backslashes and dot segments do not help, in any mixture."""
+    assert DEFAULT.check_request("GET", path) is not None
+
+
+@given(st.lists(st.sampled_from(["api", "v1", "pods", "exec", "attach", "x", "namespaces"]), max_size=8))
+def test_an_apps_own_urls_always_pass(tail: list[str]) -> None:
+    """The default rules say nothing about pages behind a service's or pod's proxy."""
+    assert DEFAULT.check_request("POST", "/".join([APP, *tail])) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "passes"),
+    [
+        ("/api/v1/namespaces/dev/pods", True),
+        ("/api/v1/namespaces/dev/../prod/pods", False),
+        ("/api/v1/namespaces/dev/..%2Fprod/pods", False),
+        ("/api/v1/namespaces/dev/..;/prod/pods", False),
+        ("/api/v1/namespaces/dev/..%5Cprod/pods", False),
+        ("/api/v1/namespaces/dev/%252e%252e/prod/pods", False),
+        ("/x/../api/v1/namespaces/dev/pods", False),
+        ("/api/v1/namespaces/dev/pods/../pods", True),
+        ("/api/v1/namespaces/dev/pods;v=1", True),
+    ],
+)
+def test_accepted_paths_must_stay_where_they_are_accepted(path: str, passes: bool) -> None:
+    """A path outside of --accept-paths, or one whose dots lead out of it, is refused."""
+    denied = Policy.compile(accept_paths="^/api/v1/namespaces/dev/").check_request("GET", path)
+
+    assert (denied is None) is passes
+    assert denied is None or denied.rule == "accept-paths"
+
+
+@pytest.mark.parametrize("flags", [{"accept_paths": "^/$"}, {"accept_paths": "^$"}])
+def test_the_root_can_be_accepted_in_both_spellings(flags: dict[str, str]) -> None:
+    """kubectl judges the path `/` as the empty string; people write `^/$`."""
+    assert Policy.compile(**flags).check_request("GET", "/") is None
+    assert Policy.compile(**flags).check_request("GET", "/api") is not None
+
+
+@pytest.mark.parametrize("reject_paths", ["^/$", "^$"])
+def test_the_root_can_be_rejected_in_both_spellings(reject_paths: str) -> None:
+    """As it can be accepted."""
+    policy = Policy.compile(reject_paths=reject_paths)
+
+    assert policy.check_request("GET", "/") is not None
+    assert policy.check_request("GET", "/api") is None
+
+
+@pytest.mark.parametrize(
+    ("reject_methods", "method", "passes"),
+    [
+        ("^$", "GET", True),
+        ("", "DELETE", True),
+        ("POST,PUT,PATCH", "DELETE", True),
+        ("POST,PUT,PATCH", "PUT", False),
+        ("POST,PUT,PATCH", "XPUTY", False),
+        ("POST,PUT,PATCH", "post", False),
+        ("P", "PATCH", False),
+        ("^(GET|HEAD)$", "HEAD", False),
+        ("^(GET|HEAD)$", "GETX", True),
+    ],
+)
+def test_methods_are_matched_unanchored_and_in_upper_case_too(
+    reject_methods: str, method: str, passes: bool
+) -> None:
+    """As kubectl does, but a lower-case method does not slip through."""
+    denied = Policy.compile(reject_methods=reject_methods).check_request(method, "/api")
+
+    assert (denied is None) is passes
+    assert denied is None or denied.rule == "reject-methods"
+
+
+def test_rejecting_methods_does_not_stop_exec_over_websocket() -> None:
+    """Exec by GET passes once --reject-paths is empty, and the start-up warning says so."""
+    policy = Policy.compile(reject_paths="", reject_methods="POST,PUT,PATCH,DELETE")
+
+    assert policy.check_request("GET", EXEC) is None
+    assert any(
+        "over WebSocket they are GET requests" in text for text in policy.warnings(has_unix_socket=False)
+    )
+
+
+def test_rules_are_tried_in_kubectls_order() -> None:
+    """Rejected paths first, then methods, then accepted paths."""
+    policy = Policy.compile(accept_paths="^/ok", reject_paths="^/no", reject_methods="^PUT$")
+
+    assert [
+        denied.rule if (denied := policy.check_request(method, path)) else None
+        for method, path in [("PUT", "/no"), ("PUT", "/x"), ("GET", "/x"), ("GET", "/ok")]
+    ] == ["reject-paths", "reject-methods", "accept-paths", None]
+
+
+@pytest.mark.parametrize(
+    ("flags", "method", "path", "message"),
+    [
+        (
+            {},
+            "GET",
+            EXEC,
+            (
+                f"path '{EXEC}' matches --reject-paths '^/api/.*/pods/.*/exec'; start with "
+                "--reject-paths='^/api/.*/pods/.*/attach' or --disable-filter to allow it"
+            ),
+        ),
+        (
+            {"reject_paths": "^/a,/b$"},
+            "GET",
+            "/x/..%2Fa/b",
+            (
+                "path '/x/..%2Fa/b' (read as '/a/b') matches --reject-paths '^/a'; start with "
+                "--reject-paths='' or --disable-filter to allow it"
+            ),
+        ),
+        (
+            {"reject_methods": "^DELETE$,PUT"},
+            "DELETE",
+            "/a",
+            (
+                "method 'DELETE' matches --reject-methods '^DELETE$'; start with --reject-methods='PUT' "
+                "or --disable-filter to allow it"
+            ),
+        ),
+        (
+            {"accept_paths": "^/a,^/b"},
+            "GET",
+            "/c",
+            (
+                "path '/c' is not in --accept-paths='^/a,^/b'; add an expression that matches it, "
+                "or start with --disable-filter to allow it"
+            ),
+        ),
+    ],
+)
+def test_refusals_name_the_rule_and_the_way_to_allow_it(
+    flags: dict[str, str], method: str, path: str, message: str
+) -> None:
+    """The suggested flag, applied, lets the request through."""
+    denied = Policy.compile(**flags).check_request(method, path)
+
+    assert denied is not None
+    assert denied.message == message
+    if suggested := re.search(r"start with --([a-z-]+)='(.*?)'", message):
+        flag = suggested[1].replace("-", "_")
+        assert Policy.compile(**flags | {flag: suggested[2]}).check_request(method, path) is None
+
+
+# -- hosts --
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "localhost",
+        "localhost:8001",
+        "LocalHost:8001",
+        "localhost:",
+        "127.0.0.1",
+        "127.0.0.1:65535",
+        "[::1]",
+        "[::1]:8001",
+    ],
+)
+def test_hosts_of_this_machine_are_accepted(host: str) -> None:
+    """The default list, in any case, with and without port, IPv6 too."""
+    assert DEFAULT.check_host(host) is None
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        None,
+        "",
+        ":8001",
+        "evil.com",
+        "localhost.evil.com",
+        "127.0.0.1.evil.com",
+        "127a0b0c1",
+        "localhost.",
+        "web.localhost",
+        "2130706433",
+        "0x7f000001",
+        "127.1",
+        "0.0.0.0",
+        "127.0.0.1:80.evil.com",
+        "localhost:abc",
+        "localhost:99999",
+        "localhost:8001:8002",
+        "localhost:-1",
+        "user@localhost",
+        "localhost@evil.com",
+        "localhost,evil.com",
+        "localhost, evil.com",
+        "localhost evil.com",
+        "localhost\tevil.com",
+        "localhost/evil.com",
+        "localhost\x00.evil.com",
+        "localhost\n",
+        "localh\xf6st",
+        "localhost#",
+        "localhost?x",
+        "::1",
+        "[::1",
+        "::1]",
+        "[::1]x",
+        "[::1]:x",
+        "[localhost]",
+        "[::1%25eth0]",
+        "[::ffff:127.0.0.1]",
+        "[::2]",
+    ],
+)
+def test_other_hosts_are_refused(host: str | None) -> None:
+    """Whatever is not exactly a name of this machine, with an optional port."""
+    denied = DEFAULT.check_host(host)
+
+    assert denied is not None
+    assert denied.rule == "accept-hosts"
+
+
+@pytest.mark.parametrize(
+    ("accept_hosts", "host", "passes"),
+    [
+        (r"^my\.host$,example", "www.example.org", True),
+        (r"^my\.host$,example", "MY.HOST:80", True),
+        (r"^my\.host$,example", "myxhost", False),
+        (r"^my\.host$,example", "localhost", False),
+        ("^My-Host$", "my-host", True),
+        ("^.*$", "[2001:db8::1]:8001", True),
+        ("^.*$", "any_thing.~x", True),
+        ("^.*$", "cluster.local.", True),
+        ("^.*$", None, True),
+        ("^.*$", "", False),
+        ("^.*$", "a b", False),
+        ("^.*$", "u@h", False),
+        ("^::1$", "[::1]:8001", True),
+        ("", "localhost", False),
+        ("", None, False),
+    ],
+)
+def test_other_lists_of_hosts(accept_hosts: str, host: str | None, passes: bool) -> None:
+    """User lists are searched unanchored, in any case; what is no host never passes."""
+    assert (Policy.compile(accept_hosts=accept_hosts).check_host(host) is None) is passes
+
+
+@pytest.mark.parametrize(("host", "passes"), [("evil.com", True), (None, True), ("", False), ("a,b", False)])
+def test_without_filter_every_real_host_passes(host: str | None, passes: bool) -> None:
+    """--disable-filter lets every host through that is one."""
+    assert (DISABLED.check_host(host) is None) is passes
+
+
+@given(st.text(st.characters(max_codepoint=0xFF), max_size=20))
+def test_only_the_three_names_of_this_machine_pass(host: str) -> None:
+    """Nothing but the default names, with an optional port, is ever accepted."""
+    passes = DEFAULT.check_host(host) is None
+
+    assert passes == bool(re.fullmatch(r"(?i:localhost|127\.0\.0\.1|\[::1\])(:[0-9]{0,5})?", host))
+
+
+def test_a_refused_host_can_be_allowed_as_the_message_says() -> None:
+    """The suggestion keeps the hosts that were accepted and adds this one, and no other."""
+    denied = DEFAULT.check_host("my.box:8001")
+
+    assert denied is not None
+    assert denied.message == (
+        r"Host 'my.box:8001' is not in --accept-hosts; start with "
+        r"--accept-hosts='^localhost$,^127\.0\.0\.1$,^\[::1\]$,^my\.box$' to allow it"
+    )
+    allowed = Policy.compile(accept_hosts=(*DEFAULT_ACCEPT_HOSTS, r"^my\.box$"))
+    assert allowed.check_host("my.box:8001") is None
+    assert allowed.check_host("my-box") is not None
+
+
+# -- browsers --
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"method": "POST"},
+        {"is_upgrade": True},
+        {"origin": "http://localhost:8001", "method": "POST"},
+        {"origin": "http://localhost:3000", "site": "same-site", "mode": "cors"},
+        {"origin": "http://127.0.0.1:9", "method": "DELETE"},
+        {"origin": "http://[::1]:8001", "is_upgrade": True, "site": "same-origin", "mode": "websocket"},
+        {"origin": "https://localhost"},
+        {"site": "none", "mode": "navigate", "dest": "document"},
+        {"site": "same-origin", "mode": "no-cors", "dest": "script"},
+        {"site": "cross-site", "mode": "navigate", "dest": "document"},
+        {"site": "cross-site", "mode": "navigate"},
+    ],
+)
+def test_programs_own_pages_and_links_pass(request_: dict[str, object]) -> None:
+    """No header of a browser, a page of this machine, or a window that goes here."""
+    assert browser(**request_) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "http://evil.example", "is_upgrade": True, "site": "cross-site", "mode": "websocket"},
+        {"origin": "https://evil.example:8001", "method": "POST"},
+        {"origin": "http://evil.example", "method": "OPTIONS"},
+        {"origin": "null"},
+        {"origin": "null", "method": "POST", "site": "cross-site", "mode": "navigate", "dest": "document"},
+        {"origin": ""},
+        {"origin": "localhost"},
+        {"origin": "http://localhost.evil.example"},
+        {"origin": "http://localhost:8001 http://evil.example"},
+        {"origin": "http://localhost:8001, http://evil.example"},
+        {"origin": "http://localhost@evil.example"},
+        {"origin": "http://localhost/"},
+        {"origin": "http://localhost:x"},
+        {"origin": "chrome-extension://localhost"},
+        {"origin": "file://localhost"},
+        {"origin": "http://127.1"},
+        {"site": "cross-site"},
+        {"site": "cross-site", "mode": "no-cors", "dest": "script"},
+        {"site": "cross-site", "mode": "navigate", "dest": "iframe"},
+        {"site": "cross-site", "mode": "navigate", "dest": "document", "method": "POST"},
+        {"site": "cross-site", "mode": "navigate", "dest": "document", "is_upgrade": True},
+        {"site": "Cross-Site", "mode": "cors", "dest": "empty"},
+        {"site": "none, cross-site", "mode": "cors"},
+        {"site": "", "mode": "cors"},
+        {"origin": "http://localhost:3000", "site": "cross-site", "mode": "cors"},
+    ],
+)
+def test_what_pages_of_other_sites_ask_for_is_refused(request_: dict[str, object]) -> None:
+    """Foreign and unreadable origins, and cross-site requests that no person made by a link."""
+    for policy in (DEFAULT, DISABLED):
+        denied = browser(policy, **request_)  # type: ignore[arg-type]
+
+        assert denied is not None
+        assert denied.rule == "accept-origins"
+
+
+@pytest.mark.parametrize(
+    ("accept_hosts", "host", "origin", "passes"),
+    [
+        (r"^my\.box$", "my.box:8001", "http://my.box:3000", True),
+        (r"^my\.box$", "my.box:8001", "http://localhost:3000", False),
+        # a list that accepts every Host does not invite every page
+        ("^.*$", "my.box:8001", "http://my.box:8001", True),
+        ("^.*$", "my.box", "http://my.box:80", True),
+        ("^.*$", "my.box", "https://my.box", True),
+        ("^.*$", "MY.box:8001", "http://my.box:8001", True),
+        ("^.*$", "my.box:8001", "http://my.box:3000", False),
+        ("^.*$", "my.box:8001", "http://my.box", False),
+        ("^.*$", "my.box:8001", "http://evil.example", False),
+        ("^.*$", "my.box:8001", "http://localhost:3000", True),
+        ("^*$", "my.box:8001", "http://evil.example", False),
+        (r"^\d", "10.0.0.1:8001", "http://203.0.113.5", False),
+    ],
+)
+def test_pages_of_accepted_hosts_may_come_in(accept_hosts: str, host: str, origin: str, passes: bool) -> None:
+    """Any page of a listed host; of a list that has every host, only the same origin and this machine."""
+    policy = Policy.compile(accept_hosts=accept_hosts)
+
+    assert (browser(policy, host=host, origin=origin) is None) is passes
+
+
+def test_without_filter_the_guard_stays() -> None:
+    """--disable-filter keeps to the same origin, accepted hosts and accepted origins."""
+    policy = Policy.compile(disable_filter=True, accept_origins="^https://dash")
+
+    assert browser(policy, host="my.box:8001", origin="http://my.box:8001") is None
+    assert browser(policy, host="my.box:8001", origin="http://localhost:3000") is None
+    assert browser(policy, host="my.box:8001", origin="https://dash.example", site="cross-site") is None
+    assert browser(policy, host="my.box:8001", origin="http://evil.example") is not None
+
+
+@pytest.mark.parametrize(
+    ("accept_origins", "origin", "allowed"),
+    [
+        ("", "http://localhost:8001", False),
+        ("^https://dash\\.example$", "https://dash.example", True),
+        ("^https://dash\\.example$", "https://DASH.example", True),
+        ("^https://dash\\.example$", "http://dash.example", False),
+        ("^https://dash\\.example$", "https://dash.example:8443", False),
+        ("^https://dash\\.example$", "https://dash.example.evil", False),
+        ("^dash\\.example$", "https://dash.example:8443", True),
+        ("^dash\\.example$", "https://my.dash.example", False),
+        (":3000$", "http://localhost:3000", True),
+        ("^vscode-webview://", "vscode-webview://0a1b", True),
+        (".*", "null", False),
+        (".*", "", False),
+        (".*", "http://a b", False),
+        ("^::1$", "http://[::1]:80", True),
+    ],
+)
+def test_accepted_origins(accept_origins: str, origin: str, allowed: bool) -> None:
+    """Expressions are searched in the whole origin and in its host alone; `null` is never allowed."""
+    policy = Policy.compile(accept_origins=accept_origins)
+
+    assert policy.allows_origin(origin) is allowed
+    if allowed:
+        assert browser(policy, origin=origin, site="cross-site", mode="cors", method="DELETE") is None
+        assert browser(policy, origin=origin, site="cross-site", mode="websocket", is_upgrade=True) is None
+
+
+@given(
+    st.from_regex(r"\A[a-z]{1,8}://[a-z0-9.:@/-]{0,12}\Z")
+    | st.from_regex(r"\Ahttps?://[a-z0-9.-]{1,12}(:[0-9]{1,5})?\Z")
+    | st.text(st.characters(max_codepoint=0xFF), max_size=12)
+)
+def test_no_page_of_another_host_comes_in(origin: str) -> None:
+    """By default an Origin passes only if it is http or https on a name of this machine."""
+    passes = browser(origin=origin) is None
+
+    assert passes == bool(
+        re.fullmatch(r"(?i:https?://(localhost|127\.0\.0\.1|\[::1\]))(:[0-9]{1,5})?", origin)
+    )
+
+
+def test_a_refused_origin_can_be_allowed_as_the_message_says() -> None:
+    """The suggestion names this origin and no other."""
+    denied = browser(origin="http://evil.example:3000")
+
+    assert denied is not None
+    assert denied.message == (
+        "pages of 'http://evil.example:3000' may not use this proxy; start with "
+        r"--accept-origins='^http://evil\.example:3000$' to allow them"
+    )
+    allowed = Policy.compile(accept_origins=r"^http://evil\.example:3000$")
+    assert browser(allowed, origin="http://evil.example:3000") is None
+    assert browser(allowed, origin="http://evil-example:3000") is not None
+
+
+# -- messages, start --
+
+
+@given(st.text(st.characters(max_codepoint=0xFF), max_size=400))
+def test_messages_carry_little_of_the_request_and_nothing_that_steers_a_terminal(text: str) -> None:
+    """Hosts, origins, methods and paths are cut and escaped in every refusal."""
+    nothing = Policy.compile(accept_paths="", accept_hosts="")
+    refusals = [
+        nothing.check_host(text),
+        nothing.check_request("GET", "/" + text),
+        Policy.compile(reject_methods=".|^$").check_request(text, "/"),
+        browser(origin=text),
+        browser(site="x" + text),
+    ]
+
+    for denied in refusals:
+        assume(denied is not None)
+        assert denied is not None
+        assert denied.message.isprintable()
+        assert len(denied.message) < 500
+
+
+@pytest.mark.parametrize(
+    ("flags", "has_unix_socket", "begins"),
+    [
+        ({}, False, []),
+        ({"reject_paths": "^/secret", "accept_hosts": "^.*$"}, False, []),
+        ({"disable_filter": True}, False, ["Request filter disabled, your proxy is vulnerable to XSRF"]),
+        ({"disable_filter": True}, True, []),
+        ({"disable_filter": True, "reject_paths": ""}, True, []),
+        ({"reject_paths": ""}, True, ["Request filter has been relaxed, your proxy may be vulnerable"]),
+        ({"reject_methods": ""}, False, ["Request filter has been relaxed, your proxy may be vulnerable"]),
+        (
+            {"accept_hosts": "^*$", "accept_origins": "a,"},
+            False,
+            ["--accept-hosts: in '^*$' the `*`", "--accept-origins: an empty expression"],
+        ),
+        ({"reject_methods": "POST"}, False, []),
+        ({"reject_methods": "POST", "reject_paths": "^/x"}, False, ["--reject-methods does not stop exec"]),
+    ],
+)  # fmt: skip
+def test_warnings_at_the_start(flags: dict[str, object], has_unix_socket: bool, begins: list[str]) -> None:
+    """kubectl's warnings, under its conditions, and what else hardly was meant."""
+    found = Policy.compile(**flags).warnings(has_unix_socket=has_unix_socket)  # type: ignore[arg-type]
+
+    assert len(found) == len(begins)
+    assert all(text.startswith(begin) for text, begin in zip(found, begins, strict=True))
+
+
+def test_every_expression_that_cannot_be_compiled_is_told_at_once() -> None:
+    """One error lists the problems of all flags, also when the filter is disabled."""
+    with pytest.raises(ConfigError) as caught:
+        Policy.compile(
+            accept_paths="(,ok",
+            reject_paths="[a",
+            accept_hosts="*.example.com",
+            reject_methods=r"\Z",
+            accept_origins="a)",
+            disable_filter=True,
+        )
+
+    assert sorted(problem.partition(": error parsing")[0] for problem in caught.value.problems) == [
+        "--accept-hosts: Error compiling re '*.example.com'",
+        "--accept-origins: Error compiling re 'a)'",
+        "--accept-paths: Error compiling re '('",
+        "--reject-methods: Error compiling re '\\Z'",
+        "--reject-paths: Error compiling re '[a'",
+    ]
+
+
+def test_a_policy_cannot_be_changed() -> None:
+    """Decisions depend on nothing but the flags, so that callers may keep them."""
+    with pytest.raises(AttributeError):
+        DEFAULT.disable_filter = True  # type: ignore[misc]
