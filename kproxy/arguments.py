@@ -7,30 +7,25 @@ names, and a boolean takes a value only with `=`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kproxy.config import OPTIONS, Given, nearest
 from kproxy.options import SWITCH, Option
 
+IGNORED_FLAGS: Mapping[str, bool] = {
+    "--cache-dir": True,
+    "--log-flush-frequency": True,
+    "--match-server-version": False,
+    "--profile": True,
+    "--profile-output": True,
+    "--vmodule": True,
+    "--warnings-as-errors": False,
+}
+"""Global flags of kubectl that a proxy has no use for, and whether they take a value.
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ignored:
-    """A global flag of kubectl that a proxy has no use for: accepted, so that scripts go on working."""
-
-    flag: str
-    takes_value: bool = True
-
-
-IGNORED_FLAGS = (
-    Ignored(flag="--cache-dir"),
-    Ignored(flag="--log-flush-frequency"),
-    Ignored(flag="--match-server-version", takes_value=False),
-    Ignored(flag="--profile"),
-    Ignored(flag="--profile-output"),
-    Ignored(flag="--vmodule"),
-    Ignored(flag="--warnings-as-errors", takes_value=False),
-)
+They are accepted, so that scripts go on working.
+"""
 
 WISHES = {
     "--help": ("help", "Show this text."),
@@ -61,7 +56,7 @@ class _Flag:
 
 
 def _flags() -> dict[str, _Flag]:
-    flags = {each.flag: _Flag(None, each.takes_value) for each in IGNORED_FLAGS}
+    flags = {flag: _Flag(None, takes_value) for flag, takes_value in IGNORED_FLAGS.items()}
     flags |= {name: _Flag(None, False, wish=wish) for name, (wish, _) in WISHES.items()}
     for option in OPTIONS:
         flags[option.flag] = flag = _Flag(option, option.kind is not SWITCH)

@@ -215,7 +215,7 @@ def _help_lines() -> Iterable[str]:
     yield ""
     yield from _wrapped(
         "Accepted because kubectl has them, without effect: "
-        + ", ".join(each.flag for each in IGNORED_FLAGS)
+        + ", ".join(IGNORED_FLAGS)
         + ". Booleans are turned off with =false. Each setting can also come from a variable such as "
         "KPROXY_PORT or from the config file as `port: 8001`; flags win, then variables, then the file.",
         "",

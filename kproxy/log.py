@@ -30,9 +30,21 @@ if TYPE_CHECKING:
     from kproxy.exchange import Exchange
 
 EVENTS: Mapping[str, str] = {
+    "config.questioned": "A setting works, but is dangerous or probably not meant; `detail` says why.",
+    "credential.expired": "A new credential has expired already; perhaps a clock is wrong.",
+    "credential.refresh_failed": "No new credential could be had; the one in use goes on while it lasts.",
+    "credential.refreshed": "An exec plugin or OIDC issuer gave a new credential.",
+    "credential.reload_failed": "A credential file cannot be read; what was read before stays in use.",
+    "credential.reloaded": "A credential file has changed and was read again.",
+    "internal.failed": "A bug in kproxy: the request was answered 500; please report the traceback.",
+    "kubeconfig.lock_removed": "A lock on the kubeconfig was left over by a dead process and was removed.",
+    "kubeconfig.write_failed": "Renewed OIDC tokens could not be written back to the kubeconfig.",
     "library.reported": "A Python library had something to say.",
     "log.dropped": "Lines were lost because whoever reads stderr did not keep up; `count` says how many.",
     "request.finished": "A request has ended; status 0 means that the client got no answer.",
+    "server.draining": "A signal came: nothing new is accepted, open requests get their time to end.",
+    "server.started": "kproxy serves; with the address, the context and the kind of credential.",
+    "server.stopped": "Everything has ended in order.",
 }
 """Every event there is, and what it means."""
 

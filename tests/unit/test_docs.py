@@ -1,0 +1,173 @@
+"""What is written about kproxy, held up to kproxy: README tables, config.example.yaml, the list of events."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from kproxy.arguments import IGNORED_FLAGS, WISHES
+from kproxy.cli import COMMANDS
+from kproxy.config import OPTIONS, Config, Given, read
+from kproxy.log import EVENTS
+from kproxy.options import Option
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLE = ROOT / "config.example.yaml"
+
+by_name = pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.name)
+
+
+# -- README.md --
+
+
+@cache
+def readme() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+@cache
+def rows() -> dict[str, list[list[str]]]:
+    """Name in the first cell of a table row -> the cells of each such row."""
+    found: dict[str, list[list[str]]] = {}
+    for line in readme().splitlines():
+        if line.startswith("|"):
+            # A bar inside a code span is written \\| in a table.
+            cells = [cell.strip().replace("\\|", "|") for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            for span in spans(cells[0]):
+                found.setdefault(re.split("[ =]", span)[0], []).append(cells)
+    return found
+
+
+def spans(text: str) -> list[str]:
+    """What stands in backticks."""
+    return re.findall(r"`([^`]+)`", text)
+
+
+@by_name
+def test_every_setting_has_a_row_in_the_readme(option: Option) -> None:
+    """With its flag, short flag, key in the config file, and default."""
+    wanted = {option.flag, f"-{option.short}", option.name, option.negation}
+    wanted -= {"-", "", option.name if not option.in_file else ""}
+    if not isinstance(option.default, bool):
+        wanted |= set(filter(None, option.kind.show(option.default).split(",")))
+    told = [set(spans(" ".join(cells).replace(",", "` `"))) for cells in rows().get(option.flag, [])]
+    assert any(wanted <= row for row in told), f"README.md has no table row with all of {sorted(wanted)}"
+
+
+def test_the_readme_has_no_flag_that_kproxy_has_not() -> None:
+    """A row of a flag that is gone, or misspelt, is a lie."""
+    real = {option.flag for option in OPTIONS} | {f"-{option.short}" for option in OPTIONS if option.short}
+    real |= {option.negation for option in OPTIONS} | set(IGNORED_FLAGS) | set(WISHES)
+    assert {name for name in rows() if name.startswith("-")} - real == set()
+
+
+def test_the_readme_names_the_flags_without_effect() -> None:
+    """So that nobody waits for their effect."""
+    assert set(IGNORED_FLAGS) <= set(spans(readme()))
+
+
+def test_every_command_is_in_the_readme() -> None:
+    """`kproxy check` and the others."""
+    shown = set(spans(readme()))
+    assert {f"kproxy {command}".rstrip() for command in COMMANDS} <= shown
+
+
+def test_every_event_is_in_the_readme_and_the_reverse() -> None:
+    """The table of events is EVENTS, word for word."""
+    told = {name: cells for name, cells in rows().items() if re.fullmatch(r"[a-z]+\.[a-z_]+", name)}
+    told = {name: cells for name, cells in told.items() if not name.endswith((".py", ".yaml", ".json"))}
+    assert set(told) == set(EVENTS)
+    for name, meaning in EVENTS.items():
+        assert any(meaning in cells for cells in told[name])
+
+
+def test_every_room_is_on_the_map_in_the_readme() -> None:
+    """A new module needs its line there, and a line its module."""
+    told = set(re.findall(r"^ +((?:[a-z_]+\.py)|(?:[a-z_]+/))", readme(), re.MULTILINE))
+    paths = [path for path in (ROOT / "kproxy").iterdir() if path.name not in ("__init__.py", "__pycache__")]
+    real = {
+        path.name + ("/" if path.is_dir() else "") for path in paths if path.is_dir() or path.suffix == ".py"
+    }
+    assert real - told == set()
+    assert {name for name in told if name.endswith(".py")} - real - {"__init__.py"} == set()
+
+
+# -- config.example.yaml --
+
+
+def test_the_example_is_the_default() -> None:
+    """config.example.yaml loads without a problem, and what it says is what is in force without it."""
+    config_option = next(option for option in OPTIONS if option.name == "config")
+    settings = read([Given(option=config_option, text=str(EXAMPLE), origin="--config")], {})
+    assert settings.problems == ()
+    assert dataclasses.replace(settings.config, config=None) == Config()
+
+
+def test_the_example_has_every_key_and_no_other() -> None:
+    """In the order of --help."""
+    assert list(yaml.safe_load(EXAMPLE.read_text())) == [option.name for option in OPTIONS if option.in_file]
+
+
+def comments() -> dict[str, str]:
+    """Key -> the comment right above it."""
+    found: dict[str, str] = {}
+    block: list[str] = []
+    for line in EXAMPLE.read_text().splitlines():
+        if line.startswith("#"):
+            block.append(line[1:].strip())
+        elif match := re.match(r"([a-z_]+):", line):
+            found[match[1]] = " ".join(block)
+            block = []
+        elif not line:
+            block = []
+    return found
+
+
+@by_name
+def test_the_examples_comments_are_true(option: Option) -> None:
+    """Each is what --help says of the setting."""
+    if option.in_file:
+        assert comments()[option.name] == option.help
+
+
+# -- events --
+
+_LEVELS = {"debug", "info", "warning", "error", "exception", "critical", "log"}
+
+
+def logged() -> Iterator[tuple[str, str]]:
+    """(place, event) of every line that kproxy can log; the event of a call without a constant is empty."""
+    for path in sorted((ROOT / "kproxy").rglob("*.py")):
+        if "demo" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
+                continue
+            speaker = ast.unparse(node.func.value)
+            is_log = speaker.lstrip("_") in ("log", "logger") and node.func.attr in _LEVELS
+            if is_log or (speaker == "self" and node.func.attr == "_warn"):
+                texts = [each.value for each in node.args if isinstance(each, ast.Constant)]
+                yield (
+                    f"{path.name}:{node.lineno}",
+                    next((text for text in texts if isinstance(text, str)), ""),
+                )
+
+
+def test_every_event_is_listed_and_every_listed_event_exists() -> None:
+    """EVENTS is neither short nor stale."""
+    events = {event for _, event in logged() if event}
+    assert events == set(EVENTS)
+
+
+def test_events_are_constant() -> None:
+    """Facts are keys: an event with facts in its name cannot be searched for."""
+    loose = [place for place, event in logged() if not event]
+    # The one place that passes an event on, named by its callers in the same class.
+    assert [place.partition(":")[0] for place in loose] == ["renewal.py"]
