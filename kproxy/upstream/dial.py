@@ -76,6 +76,7 @@ class Dialer:
         self._keepalive = keepalive or Keepalive()
         self._make_proxy_ssl_context = proxy_ssl_context
         self._proxy_ssl_context: ssl.SSLContext | None = None
+        self._usable_hostname: str | None = None
 
     async def dial(
         self,
@@ -91,6 +92,9 @@ class Dialer:
         """
         server = self._server_hop("no connection to ", is_tls=ssl_context is not None)
         hostname = server_hostname or self._host
+        if ssl_context is not None and hostname != self._usable_hostname:
+            _check_hostname(ssl_context, hostname, server)
+            self._usable_hostname = hostname
         proxy = self._proxy
         if proxy is None:
             sock = await self._connect(self._host, self._port, server)
@@ -168,16 +172,26 @@ class Dialer:
         with _aborted_on_failure(tunnel):
             if ssl_context is not None:
                 gate = _Gate()
-                # With an https proxy this is TLS inside TLS: asyncio (since 3.11) and uvloop both can.
-                loop = asyncio.get_running_loop()
-                step = loop.start_tls(tunnel, gate, ssl_context, server_hostname=hostname)
-                seconds = self._timeouts.tls_handshake_seconds
-                transport = await _within(seconds, "the TLS handshake", step, hop)
+                transport = await self._start_tls(tunnel, gate, ssl_context, hostname, hop)
             if transport is None or gate.is_lost:
                 raise explain(gate.error or ConnectionResetError(), hop)
             protocol = protocol_factory()
             gate.hand_over(transport, protocol)
         return transport, protocol
+
+    async def _start_tls(
+        self, tunnel: asyncio.Transport, gate: _Gate, ssl_context: ssl.SSLContext, hostname: str, hop: Hop
+    ) -> asyncio.Transport | None:
+        """With an https proxy this is TLS inside TLS: asyncio (since 3.11) and uvloop both can."""
+        step = asyncio.get_running_loop().start_tls(tunnel, gate, ssl_context, server_hostname=hostname)
+        try:
+            return await _within(self._timeouts.tls_handshake_seconds, "the TLS handshake", step, hop)
+        except TypeError as error:
+            # asyncio of Python up to 3.11.7 and 3.12.1 stumbles over such a failure (CPython gh-113214).
+            cause = error.__context__
+            if not isinstance(cause, FOREIGN):
+                raise
+            raise explain(cause, hop) from error
 
     # -- SOCKS proxies --
 
@@ -201,6 +215,14 @@ class Dialer:
             return await _within(seconds, "connecting", step, hop)
         except ProxyError as error:
             raise _socks_refusal(error.error_code, str(error), self._authority, hop) from None
+
+
+def _check_hostname(ssl_context: ssl.SSLContext, hostname: str, hop: Hop) -> None:
+    """Both event loops leave the socket open when the ssl module refuses the name later on."""
+    try:
+        ssl_context.wrap_bio(ssl.MemoryBIO(), ssl.MemoryBIO(), server_hostname=hostname)
+    except (ValueError, TypeError) as error:
+        raise explain(ValueError(str(error)), hop) from None
 
 
 @contextmanager

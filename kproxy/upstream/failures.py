@@ -52,14 +52,12 @@ def explain(error: Exception, hop: Hop) -> KproxyError:
         return UpstreamUnreachable(
             f"{hop.prefix}: name {hop.host} not found: {reason}; is the network or the VPN up?", "dns_error"
         )
-    if isinstance(error, UnicodeError):
-        return UpstreamUnreachable(f"{hop.prefix}: {hop.host} is not a host name", "dns_error")
     if isinstance(error, MalformedHeadError):
         return UpstreamUnreachable(
             f"{hop.prefix}: the {hop.peer} does not speak HTTP/1.1: {error}", "http_protocol_error"
         )
     if isinstance(error, ValueError):
-        return UpstreamTLSError(f"{hop.prefix}: {error}; check {hop.name}")
+        return UpstreamTLSError(f"{hop.prefix}: no certificate can be for that name; check {hop.name}")
     if isinstance(error, OSError):
         return _no_connection(error, hop)
     return UpstreamUnreachable(f"{hop.prefix}: {error}", "destination_unavailable")
@@ -109,7 +107,8 @@ def _distrust(error: ssl.SSLCertVerificationError, hop: Hop) -> str:
 
 # OpenSSL's names for "these bytes are no TLS record".
 _NO_TLS = ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
-_ABOUT_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR")
+# The last is what OpenSSL says under TLS 1.2 to a client without a certificate.
+_ABOUT_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT_ERROR", "HANDSHAKE_FAILURE")
 
 
 def _tls_failure(error: ssl.SSLError, hop: Hop) -> UpstreamTLSError:

@@ -55,7 +55,7 @@ def allow_stalls(transport: asyncio.Transport) -> None:
 async def open_socket(
     host: str, port: int, keepalive: Keepalive, next_address_seconds: float
 ) -> socket.socket:
-    """A connected non-blocking socket to the first address that answers. Raises OSError or UnicodeError.
+    """A connected non-blocking socket to the first address that answers. Raises OSError.
 
     The next address gets its chance when the one before fails, or after `next_address_seconds`.
     """
@@ -70,8 +70,11 @@ async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> lis
     try:
         # An address needs no resolver and no thread.
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
-    except socket.gaierror:
-        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError):
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except UnicodeError:
+            raise socket.gaierror(socket.EAI_NONAME, "not a host name") from None
     return _interleaved([(family, address) for family, _, _, _, address in found])
 
 
