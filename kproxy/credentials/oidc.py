@@ -24,7 +24,7 @@ import structlog
 from kproxy.credentials import Credential, bearer, place
 from kproxy.credentials.expiry import jwt_claims, schedule, token_life
 from kproxy.credentials.oidc_store import StoreError, TokenStore
-from kproxy.errors import KubeconfigError, RefreshError
+from kproxy.errors import ConfigError, KubeconfigError, RefreshError
 from kproxy.kubeconfig import AuthProvider, Cluster, ResolvedContext
 from kproxy.tls import client_context
 
@@ -276,7 +276,10 @@ class OidcSession:
         return answer
 
     def _proxy(self, url: str) -> str | None:
-        proxy = self._proxy_for_url(url)
+        try:
+            proxy = self._proxy_for_url(url)
+        except ConfigError as error:
+            raise Refused(str(error)) from None
         if proxy is not None and not proxy.startswith(("http://", "https://")):
             raise Refused("the environment's proxy for it is no HTTP proxy; except the issuer with NO_PROXY")
         return proxy
