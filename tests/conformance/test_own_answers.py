@@ -201,6 +201,7 @@ async def test_a_client_that_asks_on_without_reading_is_not_answered_on() -> Non
         await RawClient.connect(server.address, receive_buffer_bytes=4096) as client,
         await RawClient.connect(server.address) as other,
     ):
+        assert (await client.request("GET", "/")).status == 200
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
         async with asyncio.timeout(10):
             await server.connections[0].paused.wait()
