@@ -1,0 +1,277 @@
+"""The verbs on stored objects: get, create, update, patch, delete, as transactions on the store."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kproxy.demo import clock, patches
+from kproxy.demo.admission import conform, created, status_updated, updated
+from kproxy.demo.kinds import CRDS, DEPLOYMENTS, NAMESPACES, PODS, Json, Kind, custom_kind
+from kproxy.demo.selectors import Selection
+from kproxy.demo.status import (
+    ApiError,
+    already_exists,
+    bad_request,
+    conflict,
+    details_of,
+    invalid,
+    invalid_kind,
+    not_found,
+    required,
+    unprocessable,
+    unsupported_media_type,
+    wrong,
+)
+from kproxy.demo.store import Store, Stored
+
+JSON_PATCH = "application/json-patch+json"
+MERGE_PATCH = "application/merge-patch+json"
+STRATEGIC_PATCH = "application/strategic-merge-patch+json"
+APPLY_PATCH = "application/apply-patch+yaml"
+
+_PATCHES: dict[str, Callable[[Json, Any], Json]] = {
+    JSON_PATCH: patches.json_patch,
+    MERGE_PATCH: patches.merge_patch,
+    APPLY_PATCH: patches.apply_merge,
+    STRATEGIC_PATCH: patches.strategic_merge,
+}
+_KEPT_NAMESPACES = ("default", "kube-system")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Options:
+    """What a write request asks for beside its body."""
+
+    dry_run: bool = False
+    validation: str = "Warn"
+    manager: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """What a path means: a kind, maybe one object of it, maybe one aspect of that."""
+
+    kind: Kind
+    namespace: str | None = None
+    """None: all namespaces."""
+    name: str = ""
+    subresource: str = ""
+    rest: str = ""
+    """What follows `proxy/`."""
+
+    @property
+    def scope(self) -> str:
+        return self.namespace or ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Written:
+    stored: Stored
+    code: int = 200
+    warning: str = ""
+
+
+class Objects:
+    """Reads and writes by name. Every method raises ApiError with the refusal to send."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def get(self, target: Target) -> Stored:
+        stored = self._find(target)
+        if stored is None:
+            raise not_found(target.kind, target.name)
+        return stored
+
+    def create(self, target: Target, body: Any, options: Options) -> Written:
+        value, warning = conform(
+            target.kind, body, namespace=target.scope, name=target.name or None, validation=options.validation
+        )
+        if target.scope and self._store.get(NAMESPACES.resource, "", target.scope) is None:
+            raise not_found(NAMESPACES, target.scope)
+        value = created(target.kind, value)
+        target = dataclasses.replace(target, name=value["metadata"]["name"])
+        if self._find(target) is not None:
+            raise already_exists(target.kind, target.name)
+        return Written(stored=self._commit(target, value, options), code=201, warning=warning)
+
+    def update(self, target: Target, body: Any, options: Options) -> Written:
+        old = self.get(target)
+        if target.subresource == "scale":
+            return self._rescale(target, old, body, options)
+        return self._replace(target, old, body, options)
+
+    def patch(self, target: Target, media_type: str, body: Any, options: Options) -> Written:
+        """`media_type` has passed `check_patch_type`."""
+        old = self._find(target)
+        if media_type == APPLY_PATCH:
+            if not options.manager:
+                cause = required("fieldManager", "is required for apply patch")
+                raise invalid_kind("PatchOptions", "meta.k8s.io", "", [cause])
+            if old is None and not target.subresource:
+                return self.create(target, body, options)
+        if old is None:
+            raise not_found(target.kind, target.name)
+        scales = target.subresource == "scale"
+        try:
+            new = _PATCHES[media_type](scale_of(old.value) if scales else old.value, body)
+        except patches.PatchError as error:
+            raise bad_request(f"error decoding patch: {error}") from None
+        except patches.PatchMismatch:
+            raise unprocessable() from None
+        except (AttributeError, TypeError, KeyError) as error:
+            raise bad_request(f"the patch does not fit {target.kind.kind}: {error}") from None
+        if scales:
+            return self._rescale(target, old, new, options)
+        return self._replace(target, old, new, options)
+
+    def delete(self, target: Target, body: Any, options: Options) -> Stored | None:
+        """The object that is going to be deleted, or None when it is gone already."""
+        stored = self.get(target)
+        wanted = body if isinstance(body, dict) else {}
+        _check_preconditions(target, stored, wanted.get("preconditions") or {})
+        metadata = stored.value["metadata"]
+        if target.kind is NAMESPACES and target.name in _KEPT_NAMESPACES:
+            message = f'namespaces "{target.name}" is forbidden: this namespace may not be deleted'
+            raise ApiError(403, "Forbidden", message, details=details_of(target.kind, target.name))
+        grace = wanted.get("gracePeriodSeconds")
+        if target.kind is PODS and grace is None:
+            grace = stored.value["spec"].get("terminationGracePeriodSeconds", 30)
+        waits = metadata.get("finalizers") or target.kind is NAMESPACES or (target.kind is PODS and grace)
+        if not waits:
+            return self._remove(target, stored, options)
+        if metadata.get("deletionTimestamp"):
+            return stored
+        seconds = grace if isinstance(grace, int) else 0
+        metadata = {
+            **metadata,
+            "deletionTimestamp": clock.rfc3339(clock.now() + seconds),
+            "deletionGracePeriodSeconds": seconds,
+        }
+        value = {**stored.value, "metadata": metadata}
+        if target.kind is NAMESPACES:
+            value["status"] = {"phase": "Terminating"}
+        return self._commit(target, value, options)
+
+    def delete_collection(
+        self, target: Target, selection: Selection, body: Any, options: Options
+    ) -> list[Stored]:
+        """What was there and is deleted now, or is about to be."""
+        found = self._store.objects(target.kind.resource, target.namespace)
+        chosen = [stored for stored in found if selection.matches(stored.value)]
+        for stored in chosen:
+            namespace, name = stored.key
+            one = dataclasses.replace(target, namespace=namespace or None, name=name)
+            self.delete(one, body, options)
+        return chosen
+
+    def _find(self, target: Target) -> Stored | None:
+        return self._store.get(target.kind.resource, target.scope, target.name)
+
+    def _replace(self, target: Target, old: Stored, body: Any, options: Options) -> Written:
+        kind = target.kind
+        value, warning = conform(
+            kind, body, namespace=target.scope, name=target.name, validation=options.validation
+        )
+        _check_version(target, old, value["metadata"])
+        if target.subresource in ("status", "finalize"):
+            new = status_updated(old.value, value)
+        else:
+            new = updated(kind, old.value, value)
+        if new == old.value:
+            return Written(stored=old, warning=warning)
+        metadata = new["metadata"]
+        if (
+            metadata.get("deletionTimestamp")
+            and kind not in (PODS, NAMESPACES)
+            and not metadata.get("finalizers")
+        ):
+            self._remove(target, old, options)
+            return Written(stored=Stored(old.key, new, old.version), warning=warning)
+        return Written(stored=self._commit(target, new, options), warning=warning)
+
+    def _rescale(self, target: Target, old: Stored, body: Any, options: Options) -> Written:
+        if not isinstance(body, dict) or body.get("kind") != "Scale":
+            raise bad_request("the body of a scale request must be a Scale of autoscaling/v1")
+        _check_version(target, old, body.get("metadata") or {})
+        spec = body.get("spec") or {}
+        replicas = spec.get("replicas", 0) if isinstance(spec, dict) else None
+        if not isinstance(replicas, int) or replicas < 0:
+            cause = wrong("spec.replicas", replicas, "must be greater than or equal to 0")
+            raise invalid_kind("Scale", "autoscaling", target.name, [cause])
+        new = {**old.value, "spec": {**old.value["spec"], "replicas": replicas}}
+        whole = dataclasses.replace(target, subresource="")
+        return self._replace(whole, old, new, options)
+
+    def _commit(self, target: Target, value: Json, options: Options) -> Stored:
+        if options.dry_run:
+            version = int(value["metadata"].get("resourceVersion", "0"))
+            return Stored((target.scope, target.name), value, version)
+        return self._store.put(target.kind.resource, value)
+
+    def _remove(self, target: Target, stored: Stored, options: Options) -> Stored | None:
+        if not options.dry_run:
+            if target.kind is CRDS:
+                custom = custom_kind(stored.value).resource
+                for each in self._store.objects(custom):
+                    self._store.remove(custom, *each.key)
+            stored = self._store.remove(target.kind.resource, *stored.key)
+        return stored if target.kind is PODS else None
+
+
+def scale_of(deployment: Json) -> Json:
+    """The `scale` of a deployment (autoscaling/v1)."""
+    metadata = deployment["metadata"]
+    names = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    labels = deployment["spec"]["selector"].get("matchLabels", {})
+    return {
+        "kind": "Scale",
+        "apiVersion": "autoscaling/v1",
+        "metadata": {name: metadata[name] for name in names if name in metadata},
+        "spec": {"replicas": deployment["spec"].get("replicas", 1)},
+        "status": {
+            "replicas": deployment.get("status", {}).get("replicas", 0),
+            "selector": ",".join(f"{key}={text}" for key, text in sorted(labels.items())),
+        },
+    }
+
+
+def subresource_view(target: Target, stored: Stored) -> tuple[Kind, Stored]:
+    """What a get or a write of a subresource answers: for most of them, the object."""
+    if target.subresource != "scale":
+        return target.kind, stored
+    kind = dataclasses.replace(
+        DEPLOYMENTS, group="autoscaling", kind="Scale", plural="deployments/scale", list_kind="ScaleList"
+    )
+    return kind, Stored(stored.key, scale_of(stored.value), stored.version)
+
+
+def check_patch_type(kind: Kind, media_type: str) -> None:
+    """Raises ApiError 415 for a patch that the kind does not take."""
+    known = [each for each in _PATCHES if each != STRATEGIC_PATCH or kind.merges_strategically]
+    if media_type not in known:
+        raise unsupported_media_type(known)
+
+
+def _check_version(target: Target, old: Stored, metadata: Json) -> None:
+    version = metadata.get("resourceVersion")
+    if not version and target.kind.custom:
+        cause = wrong("metadata.resourceVersion", 0, "must be specified for an update")
+        raise invalid(target.kind, target.name, [cause])
+    if version and version != str(old.version):
+        raise conflict(target.kind, target.name)
+    _check_preconditions(target, old, {"uid": metadata.get("uid")})
+
+
+def _check_preconditions(target: Target, stored: Stored, wanted: Json) -> None:
+    for field, title in (("uid", "UID"), ("resourceVersion", "ResourceVersion")):
+        found = stored.value["metadata"][field]
+        if wanted.get(field) and wanted[field] != found:
+            why = (
+                f"Precondition failed: {title} in precondition: {wanted[field]}, "
+                f"{title} in object meta: {found}"
+            )
+            raise conflict(target.kind, target.name, why)

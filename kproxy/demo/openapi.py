@@ -1,0 +1,90 @@
+"""Just enough OpenAPI for clients to go on: which kinds exist and that writes take `fieldValidation`.
+
+kubectl reads the v3 documents before `create` and `apply` (`QueryParamVerifierV3` of cli-runtime) and older
+ones the v2 document, in protobuf. Schemas say nothing of an object's fields, and say so.
+"""
+
+from __future__ import annotations
+
+from kproxy.demo.discovery import GIT_VERSION
+from kproxy.demo.kinds import Json, Kind, Registry
+from kproxy.demo.objects import APPLY_PATCH, JSON_PATCH, MERGE_PATCH
+
+V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+# How clients ask for it; Go's mime package chokes on an answer with that "@" (kube-openapi issue 354).
+V2_PROTOBUF_ASKED = (V2_PROTOBUF, V2_PROTOBUF.replace("v2.v1", "v2@v1"))
+_INFO: Json = {"title": "kproxy demo cluster", "version": GIT_VERSION}
+_WRITE_PARAMETERS = ("dryRun", "fieldManager", "fieldValidation")
+
+
+def v2() -> Json:
+    return {"swagger": "2.0", "info": _INFO, "paths": {}, "definitions": {}}
+
+
+def v2_protobuf() -> bytes:
+    """The same as an `openapi.v2.Document` of gnostic: swagger is field 1, info 2, paths 8."""
+    info = _field(1, _INFO["title"].encode()) + _field(2, _INFO["version"].encode())
+    return _field(1, b"2.0") + _field(2, info) + _field(8, b"")
+
+
+def v3_index(registry: Registry) -> Json:
+    shown = {}
+    for group, version in registry.group_versions():
+        path = f"apis/{group}/{version}" if group else f"api/{version}"
+        shown[path] = {"serverRelativeURL": f"/openapi/v3/{path}"}
+    return {"paths": shown}
+
+
+def v3(registry: Registry, group: str, version: str) -> Json | None:
+    kinds = [kind for kind in registry if (kind.group, kind.version) == (group, version)]
+    if not kinds:
+        return None
+    paths: Json = {}
+    for kind in kinds:
+        paths.update(_paths(kind))
+    schemas = {_schema_name(kind): _schema(kind) for kind in kinds}
+    return {"openapi": "3.0.0", "info": _INFO, "paths": paths, "components": {"schemas": schemas}}
+
+
+def _paths(kind: Kind) -> Json:
+    base = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
+    base += "/namespaces/{namespace}" if kind.namespaced else ""
+    about = {"x-kubernetes-group-version-kind": _group_version_kind(kind)}
+    parameters = [
+        {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}}
+        for name in _WRITE_PARAMETERS
+    ]
+    content = {"schema": {"$ref": f"#/components/schemas/{_schema_name(kind)}"}}
+    ok = {"200": {"description": "OK", "content": {"application/json": content}}}
+    # Strategic patches are taken, too, but named here kubectl would look for merge keys in the schemas.
+    types = (JSON_PATCH, MERGE_PATCH, APPLY_PATCH)
+    shown: Json = {}
+    if "create" in kind.verbs:
+        shown[f"{base}/{kind.plural}"] = {"post": {**about, "parameters": parameters, "responses": ok}}
+    if "patch" in kind.verbs:
+        body = {"required": True, "content": {each: {"schema": {"type": "object"}} for each in types}}
+        patch = {**about, "parameters": parameters, "requestBody": body, "responses": ok}
+        shown[f"{base}/{kind.plural}/{{name}}"] = {"patch": patch}
+    return shown
+
+
+def _schema(kind: Kind) -> Json:
+    return {
+        "description": f"{kind.kind} as the demo cluster of kproxy keeps it; its fields are not described.",
+        "type": "object",
+        "x-kubernetes-group-version-kind": [_group_version_kind(kind)],
+        "x-kubernetes-preserve-unknown-fields": True,
+    }
+
+
+def _schema_name(kind: Kind) -> str:
+    return f"dev.kproxy.demo.{kind.version}.{kind.kind}"
+
+
+def _group_version_kind(kind: Kind) -> Json:
+    return {"group": kind.group, "version": kind.version, "kind": kind.kind}
+
+
+def _field(number: int, content: bytes) -> bytes:
+    """A length-delimited protobuf field of less than 128 bytes."""
+    return bytes((number << 3 | 2, len(content))) + content

@@ -1,0 +1,232 @@
+"""The four patches of the Kubernetes API as functions from a document and a patch to a new document.
+
+JSON Patch is RFC 6902, merge patch is RFC 7386. Strategic merge and server-side apply merge lists of
+objects by a key that the real server takes from the API types (`patchMergeKey`); here one table by field
+name stands for them, which is right for the kinds the demo cluster serves. Server-side apply is this merge
+alone: ownership of fields is not tracked, so nothing ever conflicts and nothing left out is removed.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from kproxy.demo.kinds import Json
+
+_MERGE_KEYS: dict[str, tuple[str, ...]] = {
+    "addresses": ("type",),
+    "conditions": ("type",),
+    "containers": ("name",),
+    "containerStatuses": ("name",),
+    "env": ("name",),
+    "ephemeralContainers": ("name",),
+    "hostAliases": ("ip",),
+    "imagePullSecrets": ("name",),
+    "initContainers": ("name",),
+    "ownerReferences": ("uid",),
+    "ports": ("containerPort", "port"),
+    "secrets": ("name",),
+    "topologySpreadConstraints": ("topologyKey",),
+    "volumeDevices": ("devicePath",),
+    "volumeMounts": ("mountPath",),
+    "volumes": ("name",),
+}
+_MERGED_SETS = ("finalizers",)
+_ORDER = "$setElementOrder/"
+_REMOVALS = "$deleteFromPrimitiveList/"
+
+
+class PatchError(Exception):
+    """The patch itself is malformed (400)."""
+
+
+class PatchMismatch(Exception):
+    """The patch is well formed but the document has no such place, or a `test` failed (422)."""
+
+
+def merge_patch(document: Any, patch: Any) -> Any:
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(document) if isinstance(document, dict) else {}
+    for name, value in patch.items():
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = merge_patch(result.get(name), value)
+    return result
+
+
+def strategic_merge(document: Json, patch: Json) -> Json:
+    directive = patch.get("$patch")
+    if directive == "replace":
+        return {name: value for name, value in patch.items() if name != "$patch"}
+    if directive == "delete":
+        return {}
+    if directive not in (None, "merge"):
+        raise PatchError(f"unrecognized $patch directive {directive!r}")
+    result = dict(document)
+    for name, value in patch.items():
+        if name in ("$patch", "$retainKeys") or name.startswith((_ORDER, _REMOVALS)):
+            continue
+        if value is None:
+            result.pop(name, None)
+        else:
+            result[name] = _merged(name, result.get(name), value)
+    for name, value in patch.items():
+        if name.startswith(_REMOVALS):
+            field = name.removeprefix(_REMOVALS)
+            result[field] = [each for each in result.get(field, ()) if each not in value]
+    for name, value in patch.items():
+        if name.startswith(_ORDER):
+            field = name.removeprefix(_ORDER)
+            if isinstance(result.get(field), list):
+                result[field] = _ordered(field, result[field], value)
+    if (kept := patch.get("$retainKeys")) is not None:
+        result = {name: value for name, value in result.items() if name in kept}
+    return result
+
+
+def apply_merge(document: Json, applied: Json) -> Json:
+    """Server-side apply, as far as it goes here: maps merge, keyed lists merge, all else is replaced."""
+    result = dict(document)
+    for name, value in applied.items():
+        old = result.get(name)
+        if isinstance(value, dict) and isinstance(old, dict):
+            result[name] = apply_merge(old, value)
+        elif isinstance(value, list) and isinstance(old, list) and (key := _merge_key(name, [*old, *value])):
+            place = {item[key]: index for index, item in enumerate(old)}
+            items = list(old)
+            for item in value:
+                if item[key] in place:
+                    items[place[item[key]]] = apply_merge(items[place[item[key]]], item)
+                else:
+                    items.append(item)
+            result[name] = items
+        else:
+            result[name] = value
+    return result
+
+
+def json_patch(document: Json, operations: Any) -> Json:
+    if not isinstance(operations, list) or not all(isinstance(each, dict) for each in operations):
+        raise PatchError("a JSON patch is a list of operations")
+    result: Any = copy.deepcopy(document)
+    for operation in operations:
+        result = _operate(result, operation)
+    if not isinstance(result, dict):
+        raise PatchMismatch("the patch leaves no object")
+    return result
+
+
+def _merged(name: str, old: Any, new: Any) -> Any:
+    if isinstance(new, dict):
+        return strategic_merge(old if isinstance(old, dict) else {}, new)
+    if not isinstance(new, list):
+        return new
+    old = old if isinstance(old, list) else []
+    if name in _MERGED_SETS:
+        return old + [each for each in new if each not in old]
+    if any(isinstance(each, dict) and each.get("$patch") == "replace" for each in new):
+        return [each for each in new if "$patch" not in each]
+    key = _merge_key(name, [*old, *new])
+    if key is None:
+        return new
+    items: dict[Any, Json] = {item[key]: item for item in old}
+    for item in new:
+        if item.get("$patch") == "delete":
+            items.pop(item[key], None)
+        else:
+            items[item[key]] = strategic_merge(items.get(item[key], {}), item)
+    return list(items.values())
+
+
+def _merge_key(name: str, items: list[Any]) -> str | None:
+    for key in _MERGE_KEYS.get(name, ()):
+        if all(isinstance(item, dict) and key in item for item in items):
+            return key
+    return None
+
+
+def _ordered(name: str, items: list[Any], order: list[Any]) -> list[Any]:
+    key = _merge_key(name, [*items, *order])
+    wanted = [item[key] if key else item for item in order]
+
+    def rank(item: Any) -> int:
+        value = item[key] if key else item
+        return wanted.index(value) if value in wanted else len(wanted)
+
+    return sorted(items, key=rank)
+
+
+def _operate(document: Any, operation: Json) -> Any:
+    try:
+        kind, path = operation["op"], _pointer(operation["path"])
+        source = _pointer(operation["from"]) if kind in ("move", "copy") else []
+        value = operation["value"] if kind in ("add", "replace", "test") else None
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PatchError(f"operation {operation.get('op')!r} lacks {error}") from None
+    if kind == "add":
+        return _add(document, path, copy.deepcopy(value))
+    if kind == "remove":
+        return _remove(document, path)
+    if kind == "replace":
+        _look_up(document, path)
+        return _add(_remove(document, path), path, copy.deepcopy(value)) if path else value
+    if kind == "move":
+        moved = _look_up(document, source)
+        return _add(_remove(document, source), path, moved)
+    if kind == "copy":
+        return _add(document, path, copy.deepcopy(_look_up(document, source)))
+    if kind == "test":
+        if _look_up(document, path) != value:
+            raise PatchMismatch(f"test of {operation['path']} failed")
+        return document
+    raise PatchError(f"unknown operation {kind!r}")
+
+
+def _pointer(text: str) -> list[str]:
+    """RFC 6901."""
+    if text == "":
+        return []
+    if not text.startswith("/"):
+        raise PatchError(f"{text!r} is not a JSON pointer")
+    return [part.replace("~1", "/").replace("~0", "~") for part in text[1:].split("/")]
+
+
+def _look_up(document: Any, path: list[str]) -> Any:
+    for part in path:
+        if isinstance(document, list):
+            document = document[_index(part, len(document) - 1)]
+        elif isinstance(document, dict) and part in document:
+            document = document[part]
+        else:
+            raise PatchMismatch(f"there is no {part!r}")
+    return document
+
+
+def _add(document: Any, path: list[str], value: Any) -> Any:
+    if not path:
+        return value
+    parent, last = _look_up(document, path[:-1]), path[-1]
+    if isinstance(parent, list):
+        parent.insert(len(parent) if last == "-" else _index(last, len(parent)), value)
+    elif isinstance(parent, dict):
+        parent[last] = value
+    else:
+        raise PatchMismatch(f"{last!r} has no place in a {type(parent).__name__}")
+    return document
+
+
+def _remove(document: Any, path: list[str]) -> Any:
+    if not path:
+        return None
+    _look_up(document, path)
+    parent, last = _look_up(document, path[:-1]), path[-1]
+    del parent[int(last) if isinstance(parent, list) else last]
+    return document
+
+
+def _index(part: str, highest: int) -> int:
+    if not part.isdecimal() or int(part) > highest:
+        raise PatchMismatch(f"there is no index {part!r}")
+    return int(part)

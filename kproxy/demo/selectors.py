@@ -1,0 +1,120 @@
+"""Label and field selectors: parse once, then ask of each object whether it matches."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from kproxy.demo.kinds import Json, Kind
+from kproxy.demo.status import ApiError, bad_request
+
+_KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?"
+_VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
+_EXISTS = re.compile(rf"(!?)\s*({_KEY})")
+_EQUALS = re.compile(rf"({_KEY})\s*(==|=|!=)\s*({_VALUE})")
+_IN_SET = re.compile(rf"({_KEY})\s+(in|notin)\s*\(([^()]*)\)")
+_COMPARES = re.compile(rf"({_KEY})\s*([<>])\s*(-?\d+)")
+_FIELD = re.compile(r"([^=!]+)(==|=|!=)(.*)", re.DOTALL)
+_SWITCHES = ("spec.unschedulable", "spec.hostNetwork")
+
+Test = Callable[[Json], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which objects of a list or a watch are meant; no tests mean all of them."""
+
+    labels: tuple[Test, ...] = ()
+    fields: tuple[Test, ...] = ()
+
+    @property
+    def is_everything(self) -> bool:
+        return not self.labels and not self.fields
+
+    def matches(self, value: Json) -> bool:
+        if self.labels:
+            labels = value["metadata"].get("labels") or {}
+            if not all(test(labels) for test in self.labels):
+                return False
+        return all(test(value) for test in self.fields)
+
+
+def parse_selection(kind: Kind, label_selector: str, field_selector: str) -> Selection:
+    """Raises ApiError 400 for what cannot be parsed or, with fields, is not selectable."""
+    labels = tuple(_label_test(part) for part in _split(label_selector))
+    fields = tuple(
+        _field_test(kind, part, field_selector) for part in field_selector.split(",") if part.strip()
+    )
+    return Selection(labels, fields)
+
+
+def field_at(value: Json, path: str) -> Any:
+    """The value at a dotted path, None where the path leads nowhere."""
+    found: Any = value
+    for part in path.split("."):
+        if not isinstance(found, dict):
+            return None
+        found = found.get(part)
+    return found
+
+
+def _split(selector: str) -> list[str]:
+    # Commas inside the parentheses of a set do not separate requirements.
+    parts = re.split(r",(?![^(]*\))", selector)
+    stripped = [part.strip() for part in parts]
+    return stripped if any(stripped) else []
+
+
+def _label_test(part: str) -> Test:
+    if found := _EQUALS.fullmatch(part):
+        key, operator, value = found[1], found[3], found[4]
+        if operator == "!=":
+            return lambda labels: labels.get(key) != value
+        return lambda labels: labels.get(key) == value
+    if found := _IN_SET.fullmatch(part):
+        key, values = found[1], {each.strip() for each in found[4].split(",")}
+        if found[3] == "notin":
+            return lambda labels: labels.get(key) not in values
+        return lambda labels: key in labels and labels[key] in values
+    if found := _COMPARES.fullmatch(part):
+        key, sign, bound = found[1], found[3], int(found[4])
+        return lambda labels: _compares(labels.get(key), sign, bound)
+    if found := _EXISTS.fullmatch(part):
+        negated, key = bool(found[1]), found[2]
+        return lambda labels: (key in labels) != negated
+    raise bad_request(f"unable to parse requirement: found '{part}', expected a label requirement")
+
+
+def _compares(value: str | None, sign: str, bound: int) -> bool:
+    try:
+        number = int(value or "")
+    except ValueError:
+        return False
+    return number > bound if sign == ">" else number < bound
+
+
+def _field_test(kind: Kind, part: str, whole: str) -> Test:
+    found = _FIELD.fullmatch(part.strip())
+    if not found:
+        raise bad_request(f"invalid selector: '{whole}'; can't understand '{part}'")
+    path, negated, wanted = found[1], found[2] == "!=", found[3]
+    if path not in ("metadata.name", "metadata.namespace", *kind.selectable):
+        raise _not_selectable(kind, path, whole)
+    if path == "source":
+        path = "source.component"
+
+    def test(value: Json) -> bool:
+        actual = field_at(value, path)
+        text = str(bool(actual)).lower() if path in _SWITCHES else str(actual or "")
+        return (text == wanted) != negated
+
+    return test
+
+
+def _not_selectable(kind: Kind, path: str, whole: str) -> ApiError:
+    return bad_request(
+        f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector "", '
+        f'field selector "{whole}": field label not supported: {path}'
+    )
