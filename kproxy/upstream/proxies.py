@@ -86,7 +86,7 @@ def _first_set(environ: Mapping[str, str], name: str) -> tuple[str, str]:
 def _parse(url: str, source: str) -> Proxy:
     """Raises ValueError saying what is wrong with `url`, without repeating it: it may hold a password."""
     scheme, separator, _ = url.partition("://")
-    if not separator:
+    if not separator or not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*", scheme):
         raise ValueError(f"has no scheme; write http://{_masked(url)}")
     scheme = scheme.lower()
     if scheme not in _DEFAULT_PORTS:
