@@ -77,7 +77,10 @@ def _command(line: CommandLine) -> str:
         command = ""
     elif surplus and command != "help":
         line.problems.append(f'kproxy {command} takes no further words, got "{surplus[0]}"')
-    return "version" if "version" in line.wishes else command
+    command = "version" if "version" in line.wishes else command
+    if "json" in line.wishes and command != "version":
+        line.problems.append("--json is a flag of `kproxy version` only")
+    return command
 
 
 def _version() -> dict[str, str]:

@@ -200,6 +200,8 @@ def test_version_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]
     assert main(["version", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == __version__
     assert main(["version", "--nope"]) == 2
+    assert main(["check", "--json"]) == 2
+    assert "--json is a flag of `kproxy version` only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("argv", [["--help"], ["version"], ["version", "--json"]])
