@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import os
 import sys
 import tempfile
 import time
@@ -87,6 +88,9 @@ def main() -> int:
     if options.proxies:
         candidates = [each for each in candidates if each.name in options.proxies.split(",")]
     results = Results()
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        results.problems.append(f"the load average was {load:.1f} at the start; trust ratios alone")
     results.problems += [f"{each.name}: {each.missing}" for each in candidates if each.missing]
     with tempfile.TemporaryDirectory(prefix="kproxy-bench-") as name:
         directory = Path(name)

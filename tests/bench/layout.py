@@ -19,3 +19,4 @@ FRAME_BYTES = 64 * 1024
 # The benchmark's own control of the stream server, reached directly, never through a proxy.
 CONTROL_EMIT = "/control/emit"
 CONTROL_WATCHES = "/control/watches"
+CONTROL_END = "/control/end"

@@ -172,14 +172,19 @@ def _events(key: str, watch_count: int, rate: float) -> Measure:
             await watches.wait_for_events(count, timeout=30)
             used = proc.cpu_seconds(pid) - before
         finally:
-            watches.close()
-        await _watches_at_upstream(bench, 0)
+            await _end(bench, watches)
         return {key: used / count * 1e6}
 
     plural = "watch" if watch_count == 1 else "watches"
     title = f"1 KB event, {watch_count} {plural}"
     budgets = (Budget(limit=0.7, against="kubectl"),)
     return Measure(key=key, rows=(Row(key=key, title=title, unit="CPU µs/event", budgets=budgets),), run=run)
+
+
+async def _end(bench: Bench, watches: drivers.Watches) -> None:
+    watches.close()
+    await drivers.get(bench.upstream.streams.port, layout.CONTROL_END)
+    await _watches_at_upstream(bench, 0)
 
 
 async def _watches_at_upstream(bench: Bench, count: int) -> None:
@@ -212,8 +217,7 @@ async def _idle_watches(bench: Bench, contender: Contender) -> Values:
                 await asyncio.sleep(0.5)
                 values[key] = (proc.rss_bytes(pid) - idle) / count / 1000
         finally:
-            watches.close()
-        await _watches_at_upstream(bench, 0)
+            await _end(bench, watches)
         return values
 
 

@@ -133,7 +133,7 @@ def _yardstick() -> Contender:
     def prepare(upstream: Upstream, directory: Path) -> Process:
         return YardstickProcess(upstream, directory / "stderr.log")
 
-    version = f"aiohttp {importlib.metadata.version('aiohttp')}"
+    version = importlib.metadata.version("aiohttp")
     return Contender(name="aiohttp", version=version, missing=None, prepare=prepare)
 
 

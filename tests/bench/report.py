@@ -98,7 +98,7 @@ def readme_section(rows: list[Row], results: Results, contenders: list[Contender
         f"Measured {about['date']} on {about['cores']} cores ({about['system']}); {versions}. "
         "Medians; the columns with a slash are kproxy divided by the other."
     )
-    problems = "".join(f"\n- not measured: {problem}" for problem in results.problems)
+    problems = "".join(f"\n- {problem}" for problem in results.problems)
     return f"{caption}\n\n{table(rows, results, contenders)}\n{problems}"
 
 

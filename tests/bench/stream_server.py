@@ -41,6 +41,11 @@ class Emitter:
     def emit(self, count: int, rate: float) -> None:
         self._task = asyncio.get_running_loop().create_task(self._emit(count, rate))
 
+    def end(self) -> None:
+        """Cut the watches that are left: not every proxy ends them soon after its client went."""
+        for watch in list(self.watches):
+            watch.close()
+
     async def _emit(self, count: int, rate: float) -> None:
         loop = asyncio.get_running_loop()
         watches = list(self.watches)
@@ -72,6 +77,10 @@ class StreamConnection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._emitter.watches.pop(self, None)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
 
     def send(self, data: bytes) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -130,6 +139,8 @@ class StreamConnection(asyncio.Protocol):
             self._emitter.emit(int(wanted["count"]), float(wanted["rate"]))
             self._answer({"watches": len(self._emitter.watches)})
         else:
+            if path == layout.CONTROL_END:
+                self._emitter.end()
             self._answer({"watches": len(self._emitter.watches)})
 
     def _answer(self, value: object) -> None:

@@ -85,8 +85,7 @@ async def main(url: str, ca: str, certificate: str, key: str) -> None:
     app.router.add_route("*", "/{path:.*}", yardstick.handle)
     app.on_startup.append(yardstick.open)
     app.on_cleanup.append(yardstick.close)
-    # Else a watch whose client left lives on upstream until its next event.
-    runner = web.AppRunner(app, handler_cancellation=True)
+    runner = web.AppRunner(app)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0, backlog=4096)
     await site.start()
