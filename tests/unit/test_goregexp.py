@@ -114,6 +114,23 @@ def test_what_a_list_split_at_commas_cannot_hold(source: str, text: str, matches
 
 
 @pytest.mark.parametrize(
+    ("source", "text", "matches"),
+    [
+        ("^((?i)a)b$", "Ab", True),
+        ("^((?i)a)b$", "AB", False),
+        ("^(?i:a)b$", "AB", False),
+        ("^(a(?i)b|c)d$", "Cd", True),
+        ("^(a(?i)b|c)d$", "CD", False),
+        ("^(?i)(a(?-i)b|c)d$", "cD", True),
+        ("^(?i)(a(?-i)b|c)d$", "CD", False),
+    ],
+)
+def test_flags_last_to_the_end_of_their_group(source: str, text: str, matches: bool) -> None:
+    """Also past a `|`, and no further than the parenthesis they stand in."""
+    assert bool(compile_go(source).search(text)) is matches
+
+
+@pytest.mark.parametrize(
     ("source", "text"), [("^LocalHost$", "localhost"), ("^[A-Z]+$", "abc"), (r"\x4b", "k"), ("(?-i)a", "a")]
 )
 def test_case_can_be_ignored_from_outside(source: str, text: str) -> None:

@@ -37,6 +37,9 @@ def test_a_plain_path_has_one_reading(path: str) -> None:
         ("/a/.%09./b", "/b"),
         ("/a%00/b%7f", "/a/b"),
         ("/a%5C..;x%5Cb", "/b"),
+        ("/a%5C%5Cb", "/a/b"),
+        ("/a/.;x/b", "/a/b"),
+        ("/a/%09/b", "/a/b"),
     ],
 )
 def test_odd_paths_are_also_read_as_lax_servers_do(path: str, reading: str) -> None:

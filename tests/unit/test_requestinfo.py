@@ -80,6 +80,7 @@ def info(**fields: object) -> dict[str, object]:
         ("GET", "/api/v1/pods?watch=false", info(verb="list", resource="pods")),
         ("GET", "/api/v1/pods?watch=0", info(verb="list", resource="pods")),
         ("GET", "/api/v1/pods?watch=False&watch=true", info(verb="list", resource="pods")),
+        ("GET", "/api/v1/pods?watch=true;x", info(verb="list", resource="pods")),
         ("GET", "/api/v1/pods?x=1;watch=true", info(verb="list", resource="pods")),
         ("GET", "/api/v1/pods?labelSelector=watch%3Dtrue", info(verb="list", resource="pods")),
         (
