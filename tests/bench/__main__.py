@@ -31,7 +31,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument("--only", metavar="ROW,...", help="measure these rows only")
     parser.add_argument("--proxies", metavar="NAME,...", help="of kproxy, kubectl, nginx, aiohttp")
-    parser.add_argument("--rounds", type=int, help="turns of each proxy per row (default: 3)")
+    parser.add_argument("--rounds", type=int, help="turns of each proxy per row (default: 5)")
     parser.add_argument("--quick", action="store_true", help="short and few: to see that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
     parser.add_argument("--update-readme", action="store_true", help="rewrite the table in README.md")
@@ -62,7 +62,7 @@ async def run(bench: Bench, chosen: list[Measure], present: list[Contender], res
             continue
         takers = [each for each in present if each.name in measure.contenders]
         started_at = time.monotonic()
-        for number in range(bench.scale.rounds):
+        for number in range(min(bench.scale.rounds, measure.most_rounds)):
             for contender in list(takers):
                 try:
                     results.add(contender.name, await measure.run(bench, contender))
@@ -101,7 +101,7 @@ def main() -> int:
             present = [each for each in candidates if each.missing is None]
             asyncio.run(run(bench, chosen, present, results))
         finally:
-            bench.close()
+            results.problems += bench.close()
             upstream.kill()
     return publish([row for each in chosen for row in each.rows], results, candidates, options)
 

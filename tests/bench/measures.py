@@ -25,13 +25,16 @@ GB = 1_000_000_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Scale:
-    """How much of everything; `--quick` is too little for claims and enough to see that it works."""
+    """How much of everything; `--quick` is too little for claims and enough to see that it works.
 
-    rounds: int = 3
-    load_seconds: float = 2.0
-    latency_seconds: float = 3.0
-    lists: int = 8
-    events_seconds: float = 2.0
+    Many short rounds rather than a few long ones: the speed of a shared machine drifts within seconds.
+    """
+
+    rounds: int = 5
+    load_seconds: float = 1.0
+    latency_seconds: float = 2.0
+    lists: int = 5
+    events_seconds: float = 1.0
     idle_watches: tuple[int, int] = (500, 1000)
     upload_bytes: int = 100 * MB
     tunnel_bytes: int = 64 * MB
@@ -41,10 +44,8 @@ class Scale:
 
 QUICK = Scale(
     rounds=1,
-    load_seconds=1.0,
     latency_seconds=1.0,
-    lists=3,
-    events_seconds=1.0,
+    lists=2,
     idle_watches=(100, 200),
     upload_bytes=30 * MB,
     tunnel_bytes=16 * MB,
@@ -77,9 +78,14 @@ class Bench:
         finally:
             running.process.kill()
 
-    def close(self) -> None:
-        for running in self._running.values():
+    def close(self) -> list[str]:
+        """End all of them; what they complained about (tracebacks in their logs)."""
+        complaints = []
+        for name, running in self._running.items():
             running.process.kill()
+            if complaint := running.process.complaint():
+                complaints.append(f"{name}: {complaint.splitlines()[0]}")
+        return complaints
 
     def _new_directory(self) -> Path:
         return Path(tempfile.mkdtemp(dir=self._directory))
@@ -109,13 +115,17 @@ Values = dict[str, float]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Measure:
-    """One load and its rows; `run` gives a value for each row's key. `needs` says what is missing."""
+    """One load and its rows; `run` gives a value for each row's key. `needs` says what is missing.
+
+    `most_rounds` spares time where values hardly vary.
+    """
 
     key: str
     rows: tuple[Row, ...]
     run: Callable[[Bench, Contender], Awaitable[Values]]
     needs: Callable[[], str | None] = lambda: None
     contenders: tuple[str, ...] = ("kproxy", "kubectl", "nginx", "aiohttp")
+    most_rounds: int = 100
 
 
 def _requests(
@@ -358,6 +368,7 @@ def measures(scale: Scale) -> list[Measure]:
                 ),
             ),
             run=_idle_watches,
+            most_rounds=3,
         ),
         Measure(
             key="upload",

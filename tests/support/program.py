@@ -218,12 +218,18 @@ class Process:
     ) -> None:
         await asyncio.to_thread(self.__exit__, kind, error, trace)
 
-    def _judge_output(self) -> None:
+    def complaint(self) -> str | None:
+        """What is wrong with the output so far: a planted secret, a traceback; None when it is clean."""
         output = self.stdout + self.stderr
         if names := secrets.leaked(output):
-            raise AssertionError(f"the program's output shows planted secret(s): {', '.join(names)}")
+            return f"the program's output shows planted secret(s): {', '.join(names)}"
         if not self.allow_complaints and any(complaint in output for complaint in _COMPLAINTS):
-            raise AssertionError(f"the program complained:\n{self._tail()}")
+            return f"the program complained:\n{self._tail()}"
+        return None
+
+    def _judge_output(self) -> None:
+        if complaint := self.complaint():
+            raise AssertionError(complaint)
 
     def _collect(self, name: str, stream: IO[bytes]) -> None:
         while data := os.read(stream.fileno(), 65536):
@@ -238,8 +244,7 @@ class Process:
             return self._output[name].decode(errors="replace")
 
     def _tail(self) -> str:
-        text = f"stdout: {self._output['stdout'].decode(errors='replace')[-1000:]}\n"
-        text += f"stderr: {self._output['stderr'].decode(errors='replace')[-4000:]}"
+        text = f"stdout: {self.stdout[-1000:]}\nstderr: {self.stderr[-4000:]}"
         for name in secrets.leaked(text):
             return f"(not shown: it holds the planted secret {name})"
         return text
