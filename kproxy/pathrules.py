@@ -36,6 +36,17 @@ def readings(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return accepted, tuple(dict.fromkeys([*accepted, *forms, *map(resolved, forms)]))
 
 
+def leaves_root(path: str) -> bool:
+    """Whether the dot segments of a reading lead above `/`: out of an API prefix or a server's base path."""
+    depth = 0
+    if "/.." in path:
+        for segment in path.split("/"):
+            depth += -1 if segment == ".." else segment not in {"", "."}
+            if depth < 0:
+                return True
+    return False
+
+
 def opens_stream(path: str, verb: str) -> bool:
     """Whether a reading of a path leads to `verb` ("exec" or "attach") in a pod.
 

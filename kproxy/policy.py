@@ -17,7 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from kproxy.errors import ConfigError, Denied
-from kproxy.pathrules import opens_stream, readings
+from kproxy.pathrules import leaves_root, opens_stream, readings
 from kproxy.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
 
 _STREAMS = {"^/api/.*/pods/.*/exec": "exec", "^/api/.*/pods/.*/attach": "attach"}
@@ -168,6 +168,8 @@ class Policy:
                 f"method {_shown(method)} matches --reject-methods {quoted(found[0].source)}; "
                 f"start with {self.reject_methods.narrowed(spellings)} or --disable-filter to allow it",
             )
+        if any(map(leaves_root, possible)):
+            return _denied(self.accept_paths, f"path {_shown(path)} leads above the root of the API")
         for reading in accepted:
             if not self.accept_paths.match(reading):
                 return _denied(
@@ -271,5 +273,7 @@ def _read_as(reading: str, path: str) -> str:
 
 def _shown(text: str) -> str:
     """Client input for a message: cut to length, with no character that could steer a terminal or a log."""
-    escaped = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_MAX_SHOWN])
+    escaped = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:_MAX_SHOWN]
+    )
     return f"'{escaped[:_MAX_SHOWN]}{'...' if max(len(text), len(escaped)) > _MAX_SHOWN else ''}'"

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.pathrules import opens_stream, readings
+from kproxy.pathrules import leaves_root, opens_stream, readings
 from kproxy.requestinfo import canonical_path, decoded_path
 
 ANY_PATH = st.text(st.characters(max_codepoint=0xFF, exclude_characters="?"), max_size=30).map("/".__add__)
@@ -114,6 +114,27 @@ def test_which_readings_open_a_stream(path: str, exec_: bool, attach: bool) -> N
     """Exec and attach in pods and through the kubelet, wherever the API is; nothing of an app's own."""
     assert opens_stream(path, "exec") is exec_
     assert opens_stream(path, "attach") is attach
+
+
+@pytest.mark.parametrize(
+    ("path", "leaves"),
+    [
+        ("/", False),
+        ("/..", True),
+        ("/../api", True),
+        ("/a/../b", False),
+        ("/a/../../b", True),
+        ("/a//../../b", True),
+        ("/a/./../..", True),
+        ("/a/b/../../c/..", False),
+        ("/a/../../b/c/d", True),
+        ("/...", False),
+        ("/..a", False),
+    ],
+)
+def test_which_readings_leave_the_root(path: str, leaves: bool) -> None:
+    """Those whose dots take off more than was there before them, wherever they end."""
+    assert leaves_root(path) is leaves
 
 
 WORDS = ["api", "v1", "pods", "exec", "nodes", "x", "proxy", "executor", "namespaces", "services"]

@@ -225,6 +225,17 @@ def test_accepted_paths_must_stay_where_they_are_accepted(path: str, passes: boo
     assert denied is None or denied.rule == "accept-paths"
 
 
+@pytest.mark.parametrize(
+    "path", ["/%2e%2e/c-2/api", "/..%2Fc-2", "/api/..;/../c-2", "/api/%252e%252e/..%5C", APP + "/.." * 8]
+)
+def test_no_path_leads_above_the_root(path: str) -> None:
+    """Behind a base path, as `/k8s/clusters/c-1`, it would lead to another cluster."""
+    denied = DEFAULT.check_request("GET", path)
+
+    assert denied is not None
+    assert denied.message.endswith("leads above the root of the API")
+
+
 @pytest.mark.parametrize("accept_paths", ["^/$", "^$"])
 def test_the_root_can_be_accepted_in_both_spellings(accept_paths: str) -> None:
     """kubectl judges the path `/` as the empty string; people write `^/$`."""
