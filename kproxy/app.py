@@ -226,6 +226,8 @@ class App:
 
         assert downstream.transport is not None
         connection = LocalConnection(self._loop, downstream.transport)
+        if downstream.is_write_paused:
+            connection.pause_writing()
         downstream.run(self._respond(downstream, head, connection), _PageHandler(downstream, connection))
 
     async def _respond(self, downstream: Downstream, head: RequestHead, connection: LocalConnection) -> None:
@@ -241,9 +243,7 @@ class App:
             )
         exchange = downstream.exchange
         try:
-            answered = await respond(
-                self._static_files, head, connection, keep_alive=downstream.keeps_alive
-            )
+            answered = await respond(self._static_files, head, connection, keep_alive=downstream.keeps_alive)
         except ConnectionError:
             downstream.abort()
             return
@@ -252,6 +252,7 @@ class App:
             downstream.abort()
             return
         exchange.status = answered.status
+        exchange.proxy_error = answered.proxy_error
         exchange.bytes_out = answered.body_bytes
         downstream.finish(keep_alive=answered.keep_alive)
 
@@ -285,5 +286,3 @@ class _PageHandler:
 
 def _shown(target: str) -> str:
     return repr(target.partition("?")[0][:200])
-
-

@@ -136,10 +136,12 @@ def _rehearse(config: Config) -> list[str]:
     from kproxy.kubecontext import warnings_for
     from kproxy.server import open_upstream, prepare
 
-    context, policy = prepare(config)
+    plan = prepare(config)
+    context, policy = plan.context, plan.policy
 
     async def credential_kind() -> str:
-        upstream = open_upstream(context, config, asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        upstream = open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop)
         try:
             credential = upstream.current_credential()
         finally:

@@ -260,7 +260,9 @@ class Downstream(asyncio.Protocol):
             self.exchange.bytes_in += len(piece)
             handler.on_request_body(piece)
         if broken is not None:
-            self._break_off(BadRequest(f"the request body is not framed as HTTP/1.1 says: {broken}", broken.status))
+            self._break_off(
+                BadRequest(f"the request body is not framed as HTTP/1.1 says: {broken}", broken.status)
+            )
             return b""
         if body.is_finished and self._body is body:
             self._body = None
@@ -327,7 +329,13 @@ class Downstream(asyncio.Protocol):
             self.transport.resume_reading()
 
     def answer(
-        self, status: int, reason: str, fields: tuple[tuple[str, str], ...], body: bytes, *, sends_body: bool = True
+        self,
+        status: int,
+        reason: str,
+        fields: tuple[tuple[str, str], ...],
+        body: bytes,
+        *,
+        sends_body: bool = True,
     ) -> None:
         """Answer the request at hand from here, and go on to the next one."""
         if self.head_expects_continue:

@@ -10,11 +10,12 @@ import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
-from email.utils import formatdate
+from functools import lru_cache
+from time import time
 from urllib.parse import quote_from_bytes
 
 from kproxy import __version__
-from kproxy.wire import Field, RequestHead, ResponseHead
+from kproxy.wire import RequestHead, ResponseHead
 
 # Connection-specific fields of RFC 9110 7.6.1 and RFC 2616 13.5.1. Transfer-Encoding and Trailer belong to the
 # framing, which is kept when it is passed on untouched.
@@ -218,7 +219,7 @@ def response_block(
         lines = [status_line, *[field[2] for field in head.fields if field[0] not in dropped]]
     tail = (b"" if keeps_framing else framing) + connection + extra
     if b"date" not in names:
-        tail += b"Date: " + formatdate(usegmt=True).encode() + b"\r\n"
+        tail += b"Date: " + _http_date().encode() + b"\r\n"
     lines.append(tail)
     return b"\r\n".join(lines) + b"\r\n"
 
@@ -229,6 +230,18 @@ def upgrade_block(head: ResponseHead) -> bytes:
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
+def _http_date() -> str:
+    return _http_date_at(int(time()))
+
+
+@lru_cache(maxsize=1)
+def _http_date_at(seconds: int) -> str:
+    # Imported here: it takes longer than all of our own modules, and is needed once a second at most.
+    from email.utils import formatdate
+
+    return formatdate(seconds, usegmt=True)
+
+
 def answer_block(
     status: int, reason: str, fields: Iterable[tuple[str, str]], length_bytes: int, *, closes: bool
 ) -> bytes:
@@ -236,7 +249,7 @@ def answer_block(
     lines = [f"HTTP/1.1 {status} {reason}"]
     lines += [f"{name}: {value}" for name, value in fields]
     lines.append(f"Content-Length: {length_bytes}")
-    lines.append(f"Date: {formatdate(usegmt=True)}")
+    lines.append(f"Date: {_http_date()}")
     if closes:
         lines.append("Connection: close")
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")

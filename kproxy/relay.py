@@ -93,6 +93,7 @@ class RelayedRequest:
     __slots__ = (
         "_answer",
         "_asked_for_gzip",
+        "_block",
         "_body_is_complete",
         "_connection",
         "_continue_timer",
@@ -102,9 +103,9 @@ class RelayedRequest:
         "_held",
         "_packed",
         "_pending",
+        "_reframes",
         "_relay",
         "_replay",
-        "_reframes",
         "_reread_401",
         "_target",
         "_task",
@@ -134,6 +135,8 @@ class RelayedRequest:
         self._pending = b""
         self._replay: bytes | None = b""
         self._answer: ResponseHead | None = None
+        # The head of the answer, until its first body bytes or the end of what arrived with it.
+        self._block = b""
         # The 401 that is held back while the credential is renewed: its head, and its body so far.
         self._held: ResponseHead | None = None
         self._reread_401 = True
@@ -230,7 +233,9 @@ class RelayedRequest:
 
     def _forward(self, data: bytes) -> None:
         if self._replay is not None:
-            self._replay = self._replay + data if len(self._replay) + len(data) <= MAX_REPLAYED_BYTES else None
+            self._replay = (
+                self._replay + data if len(self._replay) + len(data) <= MAX_REPLAYED_BYTES else None
+            )
         if self._connection is not None:
             self._connection.write(data)
         elif self._task is not None:
@@ -275,13 +280,16 @@ class RelayedRequest:
             lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *[field[2] for field in head.fields]]
             self.downstream.write(b"\r\n".join(lines) + b"\r\n\r\n")
 
-    def on_head(self, head: ResponseHead) -> bool:
+    def on_head(self, head: ResponseHead, *, is_alone: bool) -> bool:
         self._stop_continue_timer()
         if head.status == 401 and self._may_renew():
             self._held = head
             self._pending = b""
             return False
-        return self._begin_answer(head)
+        wants_payload = self._begin_answer(head)
+        if is_alone:
+            self._write(b"")
+        return wants_payload
 
     def _may_renew(self) -> bool:
         """Whether this 401 may be the fault of a stale credential of ours, and the request can be sent again."""
@@ -337,18 +345,25 @@ class RelayedRequest:
         else:
             connection = b"Connection: close\r\n"
             self._ends_by_close = True
-        downstream.write(
-            response_block(
-                head,
-                framing=framing,
-                keeps_framing=keeps_framing,
-                has_body=has_body,
-                is_unpacked=unpacks,
-                connection=connection,
-                extra=self._extra_fields,
-            )
+        self._block = response_block(
+            head,
+            framing=framing,
+            keeps_framing=keeps_framing,
+            has_body=has_body,
+            is_unpacked=unpacks,
+            connection=connection,
+            extra=self._extra_fields,
         )
         return not keeps_framing
+
+    def _write(self, data: bytes) -> None:
+        """Head and body of a small answer leave in one write: each is a system call that wakes the client."""
+        block = self._block
+        if block:
+            self._block = b""
+            data = block + data
+        if data:
+            self.downstream.write(data)
 
     def on_body(self, data: bytes) -> None:
         if self._held is not None:
@@ -356,7 +371,7 @@ class RelayedRequest:
         elif self._unpacker is not None:
             self._unpack(data)
         else:
-            self.downstream.write(chunk(data) if self._reframes else data)
+            self._write(chunk(data) if self._reframes else data)
 
     def _hold(self, data: bytes) -> None:
         self._pending += data
@@ -388,7 +403,7 @@ class RelayedRequest:
                 plain = unpacker.decompress(packed, _UNPACKED_BYTES)
                 packed = unpacker.unconsumed_tail
                 if plain:
-                    self.downstream.write(chunk(plain) if self._reframes else plain)
+                    self._write(chunk(plain) if self._reframes else plain)
         except zlib.error as error:
             self._abandon_upstream()
             self._fail(UpstreamProtocolError(f"the API server's gzip is broken: {error}"))
@@ -415,7 +430,10 @@ class RelayedRequest:
         assert stale is not None
         try:
             credential = await self.upstream.credential()
-            if credential.authorization == stale.authorization and credential.certificate is stale.certificate:
+            if (
+                credential.authorization == stale.authorization
+                and credential.certificate is stale.certificate
+            ):
                 raise CredentialError("the renewed credential is the refused one")
             block = self.upstream.credential_block(credential)
             connection = await self.upstream.dial()
@@ -434,8 +452,7 @@ class RelayedRequest:
         if self._unpacker is not None and not self._unpacker.eof:
             self._fail(UpstreamProtocolError("the API server's gzip ends too early"))
             return
-        if self._reframes:
-            self.downstream.write(last_chunk())
+        self._write(last_chunk() if self._reframes else b"")
         self._end()
         self.downstream.finish(keep_alive=not self._ends_by_close and self._body_is_complete)
 
@@ -515,4 +532,3 @@ class RelayedRequest:
     def _end(self) -> None:
         self._stop_continue_timer()
         self._relay.forget(self)
-

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import gc
 import os
 import signal
-import socket
 import stat
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import structlog
@@ -25,52 +24,33 @@ from kproxy import __version__
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
 from kproxy.credentials import open_source
-from kproxy.downstream import Downstream
-from kproxy.errors import ConfigError, KproxyError
-from kproxy.exchange import Exchange
-from kproxy.kubeconfig import ResolvedContext, load, locate
+from kproxy.errors import ConfigError
+from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
 from kproxy.kubecontext import resolve, server_address, warnings_for
+from kproxy.kuberc import PluginPolicy, load_plugin_policy
+from kproxy.listener import Listener, bind_tcp, bind_unix
 from kproxy.log import AccessLog, Output, configure
 from kproxy.policy import Policy
 from kproxy.relay import Relay
+from kproxy.reload import FileWatcher, Snapshot, take_snapshot
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import proxy_for
+from kproxy.upstream.sockets import Keepalive
 from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
-from kproxy.wire import RequestHead
-
-_BACKLOG = 1024
-_KEEPALIVE_IDLE_SECONDS, _KEEPALIVE_INTERVAL_SECONDS, _KEEPALIVE_PROBES = 30, 15, 3
 
 _log = structlog.get_logger()
 
 
-class ListenError(KproxyError):
-    """The address or socket to listen on cannot be had."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All that was read and checked before serving. `seen` is how the kubeconfig files looked before."""
 
-
-class Listener:
-    """One bound socket and the connections that it accepted."""
-
-    def __init__(self, name: str, bound: socket.socket, app: App, access_log: AccessLog) -> None:
-        self.name = name
-        self.connections: set[Downstream] = set()
-        self.dispatch: Callable[[Downstream, RequestHead], None] = app.dispatch
-        self.finished: Callable[[Exchange], None] = access_log.write
-        self._socket = bound
-        self._server: asyncio.Server | None = None
-
-    async def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._server = await loop.create_server(
-            lambda: Downstream(self, loop), sock=self._socket, backlog=_BACKLOG
-        )
-
-    def stop_accepting(self) -> None:
-        """Close the bound socket; what it accepted goes on. Idempotent."""
-        if self._server is not None:
-            self._server.close()
-        _remove_socket_file(self._socket, self.name)
-        self._socket.close()
+    policy: Policy
+    context: ResolvedContext
+    kubeconfig: KubeConfig
+    plugin_policy: PluginPolicy
+    seen: Snapshot
 
 
 def run(config: Config, *, announce: Callable[[str], None], demo: bool = False) -> int:
@@ -112,12 +92,15 @@ async def _serve(
 
             cluster = await owned.enter_async_context(DemoCluster())
             config = replace(config, kubeconfig=str(cluster.kubeconfig_path))
-        context, policy = prepare(config)
-        upstreams = Upstreams(lambda each: open_upstream(each, config, loop), context)
+        plan = prepare(config)
+        upstreams = Upstreams(
+            lambda context: open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop),
+            plan.context,
+        )
         owned.push_async_callback(upstreams.close)
         relay = Relay(loop)
         app = App(
-            policy=policy,
+            policy=plan.policy,
             prefixes=Prefixes(api=config.api_prefix, www=config.www_prefix if config.www else None),
             relay=relay,
             upstreams=upstreams,
@@ -128,12 +111,17 @@ async def _serve(
         access_log = AccessLog(output, loop)
         owned.callback(access_log.close)
         bound = bind_unix(config.unix_socket) if config.unix_socket else bind_tcp(config.address, config.port)
-        listener = Listener(address_of(bound), bound, app, access_log)
+        listener = Listener(bound, app.dispatch, access_log.write)
         owned.callback(listener.stop_accepting)
         await listener.start(loop)
-        _warn(config, context, policy)
         announce(listener.name)
         _log.info("server.started", address=listener.name, version=__version__, **_facts(upstreams.default))
+        _warn(config, plan)
+        if config.reload:
+            await owned.enter_async_context(_Reloading(config, plan, upstreams, loop))
+        if config.www:
+            # After the start and before the first page: the import would hold up every stream for 0.2 s.
+            import kproxy.pages  # noqa: F401  # imported to be there
         # What exists now stays: without this every full collection would walk all modules again.
         gc.collect()
         gc.freeze()
@@ -144,10 +132,10 @@ async def _serve(
     return 0
 
 
-def prepare(config: Config) -> tuple[ResolvedContext, Policy]:
+def prepare(config: Config) -> Plan:
     """Read and check everything that can be wrong before serving. Raises ConfigError with all problems."""
     problems: list[str] = []
-    policy = context = None
+    policy = plugin_policy = found = None
     try:
         policy = Policy.compile(
             accept_paths=config.accept_paths,
@@ -160,42 +148,65 @@ def prepare(config: Config) -> tuple[ResolvedContext, Policy]:
     except ConfigError as error:
         problems += error.problems
     try:
-        overrides = config.overrides()
-        context = resolve(load(locate(overrides.kubeconfig, os.environ)), overrides, os.environ)
+        plugin_policy = load_plugin_policy(os.environ, config.kuberc)
     except ConfigError as error:
         problems += error.problems
-    if policy is None or context is None:
+    try:
+        found = _read_kubeconfig(config)
+    except ConfigError as error:
+        problems += error.problems
+    if policy is None or plugin_policy is None or found is None:
         raise ConfigError(problems)
-    return context, policy
+    kubeconfig, context, seen = found
+    return Plan(policy=policy, context=context, kubeconfig=kubeconfig, plugin_policy=plugin_policy, seen=seen)
 
 
-def open_upstream(context: ResolvedContext, config: Config, loop: asyncio.AbstractEventLoop) -> Upstream:
+def _read_kubeconfig(config: Config) -> tuple[KubeConfig, ResolvedContext, Snapshot]:
+    overrides = config.overrides()
+    sources = locate(overrides.kubeconfig, os.environ)
+    seen = take_snapshot(sources.paths)
+    kubeconfig = load(sources)
+    return kubeconfig, resolve(kubeconfig, overrides, os.environ), seen
+
+
+def open_upstream(
+    context: ResolvedContext,
+    kubeconfig: KubeConfig,
+    plugin_policy: PluginPolicy,
+    config: Config,
+    loop: asyncio.AbstractEventLoop,
+) -> Upstream:
     """Raises KubeconfigError when a certificate, key or credential at hand cannot be used."""
     address = server_address(context.cluster.server)
+    proxy = proxy_for(address, context.cluster.proxy_url, os.environ, cluster=context.cluster.name)
+    keepalive = Keepalive()
+    if config.keepalive_seconds:
+        keepalive = replace(keepalive, idle_seconds=max(1, round(config.keepalive_seconds)))
     source = open_source(
         context,
         exec_timeout_seconds=config.exec_timeout_seconds,
         exec_path=tuple(filter(None, (config.exec_path or "").split(os.pathsep))),
+        plugin_policy=plugin_policy,
         oidc_write_back=config.oidc_write_back,
-    )
-    dialer = Dialer(
-        context.name, address.host, address.port, proxy_for(address, context.cluster.proxy_url, os.environ)
+        kubeconfig_paths=kubeconfig.paths,
     )
     return Upstream(
         context,
         address,
         source,
-        dialer,
+        Dialer(
+            context.name, address.host, address.port, proxy, cluster=context.cluster.name, keepalive=keepalive
+        ),
         loop,
         appends_server_path=config.append_server_path,
         cuts_on_rotation=config.rotate_close,
     )
 
 
-def _warn(config: Config, context: ResolvedContext, policy: Policy) -> None:
+def _warn(config: Config, plan: Plan) -> None:
     for warning in (
-        *policy.warnings(has_unix_socket=config.unix_socket is not None),
-        *warnings_for(context, append_server_path=config.append_server_path),
+        *plan.policy.warnings(has_unix_socket=config.unix_socket is not None),
+        *warnings_for(plan.context, append_server_path=config.append_server_path),
         *_www_warnings(config.www),
     ):
         _log.warning("config.questioned", detail=warning)
@@ -212,13 +223,78 @@ def _www_warnings(www: str | None) -> Iterator[str]:
 
 
 def _facts(upstream: Upstream) -> dict[str, object]:
+    """Which cluster is served with which credential; one that is fetched on demand has no end yet."""
     credential = upstream.current_credential()
-    return {
-        "context": upstream.name,
-        "server": upstream.context.cluster.server,
-        "credential": credential.kind if credential is not None else "on first request",
-        "expires_at": credential.expires_at if credential is not None else None,
-    }
+    user = upstream.context.user
+    facts: dict[str, object] = {"context": upstream.name, "server": upstream.context.cluster.server}
+    if credential is not None:
+        facts["credential"] = credential.kind
+        if credential.expires_at is not None:
+            facts["expires_at"] = _utc(credential.expires_at)
+    else:
+        facts["credential"] = "exec" if user.exec is not None else "oidc"
+    return facts
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+class _Reloading:
+    """Applies changes of the kubeconfig files, and SIGHUP: all of a change or nothing of it."""
+
+    def __init__(
+        self, config: Config, plan: Plan, upstreams: Upstreams, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._config = config
+        self._upstreams = upstreams
+        self._loop = loop
+        self._paths = plan.kubeconfig.paths
+        self._watcher = FileWatcher(lambda: self._paths, self._begin, since=plan.seen)
+        self._task: asyncio.Task[None] | None = None
+        self._is_due = False
+        self._said: tuple[str, ...] = ()
+
+    async def __aenter__(self) -> None:
+        await self._watcher.start()
+        self._loop.add_signal_handler(signal.SIGHUP, self._begin)
+
+    async def __aexit__(self, *_: object) -> None:
+        self._loop.remove_signal_handler(signal.SIGHUP)
+        await self._watcher.close()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    def _begin(self) -> None:
+        self._is_due = True
+        if self._task is None:
+            self._task = self._loop.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        try:
+            while self._is_due:
+                self._is_due = False
+                await self._apply()
+        finally:
+            self._task = None
+
+    async def _apply(self) -> None:
+        try:
+            # A network home may hang, and a large kubeconfig takes its time: the streams go on meanwhile.
+            kubeconfig, context, _ = await asyncio.to_thread(_read_kubeconfig, self._config)
+            is_changed = self._upstreams.apply(context)
+        except ConfigError as error:
+            if error.problems != self._said:
+                self._said = error.problems
+                _log.error(
+                    "kubeconfig.reload_failed", problems=error.problems, **_facts(self._upstreams.default)
+                )
+            return
+        self._paths = kubeconfig.paths
+        self._said = ()
+        if is_changed:
+            _log.info("kubeconfig.reloaded", **_facts(self._upstreams.default))
 
 
 class _Stopping:
@@ -262,98 +338,3 @@ async def drain(listener: Listener, relay: Relay, stopping: _Stopping, grace_sec
     # Aborted transports tell their protocols in the next rounds of the loop.
     for _ in range(3):
         await asyncio.sleep(0)
-
-
-# -- sockets --
-
-
-def bind_tcp(address: str, port: int) -> socket.socket:
-    """A bound TCP socket. Raises ListenError."""
-    host = address.strip("[]")
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ListenError(
-            f"cannot listen on --address={address}: {error.strerror}; give an IP address of this machine"
-        ) from None
-    # Go listens on the IPv4 address of a name that has both.
-    family, kind, protocol, _, sockaddr = min(found, key=lambda each: each[0] != socket.AF_INET)
-    bound = socket.socket(family, kind, protocol)
-    try:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        _keep_alive(bound)
-        bound.bind(sockaddr)
-        bound.listen(_BACKLOG)
-    except OSError as error:
-        bound.close()
-        raise ListenError(_bind_problem(error, address, port)) from None
-    bound.setblocking(False)
-    return bound
-
-
-def _keep_alive(bound: socket.socket) -> None:
-    """Accepted sockets inherit these: a suspended laptop's connections are found dead within 75 s."""
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_SECONDS)
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_SECONDS)
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
-
-
-def _bind_problem(error: OSError, address: str, port: int) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return f"port {port} on {address} is already in use; stop its user, or choose another with --port (0 for any)"
-    if error.errno == errno.EACCES:
-        return f"no permission to listen on port {port}; choose one above 1023 with --port"
-    return f"cannot listen on {address}:{port}: {error.strerror}"
-
-
-def bind_unix(path: str) -> socket.socket:
-    """A bound unix socket that only its owner can use; a stale one is replaced. Raises ListenError."""
-    bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        _remove_stale(path)
-        mask = os.umask(0o077)
-        try:
-            bound.bind(path)
-        finally:
-            os.umask(mask)
-        bound.listen(_BACKLOG)
-    except OSError as error:
-        bound.close()
-        raise ListenError(f"cannot listen on --unix-socket={path}: {error.strerror or error}") from None
-    except ListenError:
-        bound.close()
-        raise
-    bound.setblocking(False)
-    return bound
-
-
-def _remove_stale(path: str) -> None:
-    try:
-        is_socket = stat.S_ISSOCK(os.lstat(path).st_mode)
-    except FileNotFoundError:
-        return
-    if not is_socket:
-        raise ListenError(f"--unix-socket={path} exists and is not a socket; choose another path or remove it")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            os.unlink(path)
-        else:
-            raise ListenError(f"--unix-socket={path} is in use by a running program; choose another path")
-
-
-def _remove_socket_file(bound: socket.socket, path: str) -> None:
-    if bound.fileno() >= 0 and bound.family == socket.AF_UNIX:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
-def address_of(bound: socket.socket) -> str:
-    """As kubectl prints it: `127.0.0.1:8001`, `[::1]:8001`, or the path of a unix socket."""
-    if bound.family == socket.AF_UNIX:
-        return str(bound.getsockname())
-    host, port = bound.getsockname()[:2]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

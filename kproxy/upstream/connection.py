@@ -18,8 +18,11 @@ class Receiver(Protocol):
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx other than 101."""
 
-    def on_head(self, head: ResponseHead) -> bool:
-        """The final head. True asks for what the body's chunks hold, False for its bytes as they came."""
+    def on_head(self, head: ResponseHead, *, is_alone: bool) -> bool:
+        """The final head; unless it `is_alone`, `on_body` or `on_end` follows at once.
+
+        True asks for what the body's chunks hold, False for its bytes as they came.
+        """
 
     def on_body(self, data: bytes) -> None: ...
 
@@ -139,9 +142,11 @@ class UpstreamConnection(asyncio.Protocol):
                     head = ResponseHead(data[:end])
                     data = data[end + 4 :]
                     if head.status >= 200:
-                        self._body = head.body_of(receiver.method)
-                        self.wants_payload = receiver.on_head(head)
+                        self._body = body = head.body_of(receiver.method)
                         self.keep_alive = head.keep_alive
+                        self.wants_payload = receiver.on_head(
+                            head, is_alone=not data and not body.is_finished
+                        )
                     elif head.status == 101:
                         receiver.on_upgrade(head, data)
                         return
@@ -193,7 +198,9 @@ class UpstreamConnection(asyncio.Protocol):
             if exc is not None:
                 self._fail(self._explain(exc))
             elif self._body is not None or self._buffer:
-                self._fail(UpstreamUnreachable("the API server closed the connection in the middle of its answer"))
+                self._fail(
+                    UpstreamUnreachable("the API server closed the connection in the middle of its answer")
+                )
             else:
                 self._fail(UpstreamUnreachable("the API server closed the connection before it answered"))
 

@@ -81,8 +81,7 @@ class Upstream:
                 if self._cuts_on_rotation:
                     for request in list(self._running):
                         request.cut()
-            self._ssl_context = client_context(self.context.cluster, certificate)
-            self._ssl_context.set_alpn_protocols(["http/1.1"])
+            self._ssl_context = client_context(self.context.cluster, certificate, self.context.user)
         self._credential = credential
         self._credential_block = authorization_block(credential.authorization if credential else None)
 

@@ -11,7 +11,9 @@ from kproxy.upstream.upstream import Upstream
 class Upstreams:
     """Owns every upstream, the retired ones until their last answer has ended too."""
 
-    def __init__(self, open_upstream: Callable[[ResolvedContext], Upstream], context: ResolvedContext) -> None:
+    def __init__(
+        self, open_upstream: Callable[[ResolvedContext], Upstream], context: ResolvedContext
+    ) -> None:
         """Raises KubeconfigError, as `open_upstream` does."""
         self._open = open_upstream
         self._retired: set[Upstream] = set()

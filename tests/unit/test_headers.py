@@ -250,7 +250,11 @@ def test_basic_authorization_is_utf8() -> None:
     assert basic_authorization("käthe", "pä:ss") == "Basic a8OkdGhlOnDDpDpzcw=="
 
 
-@given(st.text(alphabet=st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f"), min_size=1))
+@given(
+    st.text(
+        alphabet=st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f"), min_size=1
+    )
+)
 def test_a_quoted_target_is_ascii_and_unquotes_to_itself(target: str) -> None:
     """Only bytes beyond ASCII are encoded: a redirect must not change what was asked for."""
     quoted = quote_target(target)

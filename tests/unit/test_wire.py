@@ -63,9 +63,17 @@ def test_a_request_head_keeps_its_lines_as_they_came() -> None:
         ((b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 1_0"), 400, "not a number"),
         ((b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 1, 1"), 400, "not a number"),
         ((b"POST / HTTP/1.1", b"Host: a", b"Content-Length: " + b"9" * 30), 400, "not a number"),
-        ((b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 1", b"Transfer-Encoding: chunked"), 400, "exclude"),
+        (
+            (b"POST / HTTP/1.1", b"Host: a", b"Content-Length: 1", b"Transfer-Encoding: chunked"),
+            400,
+            "exclude",
+        ),
         ((b"POST / HTTP/1.1", b"Host: a", b"Transfer-Encoding: gzip, chunked"), 501, "chunked"),
-        ((b"POST / HTTP/1.1", b"Host: a", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"), 501, "one"),
+        (
+            (b"POST / HTTP/1.1", b"Host: a", b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked"),
+            501,
+            "one",
+        ),
         ((b"POST / HTTP/1.0", b"Host: a", b"Transfer-Encoding: chunked"), 400, "HTTP/1.0"),
         ((b"GET / HTTP/1.1", b"Host: a", b"X: " + b"a" * MAX_FIELD_BYTES), 431, "longer"),
         ((b"GET /" + b"a" * MAX_FIELD_BYTES + b" HTTP/1.1", b"Host: a"), 414, "longer"),
@@ -90,7 +98,9 @@ def test_an_absolute_target_names_the_host() -> None:
     ("version", "connection", "keeps_alive"),
     [(b"1.1", b"", True), (b"1.1", b"Close", False), (b"1.0", b"", False), (b"1.0", b"Keep-Alive", True)],
 )
-def test_keep_alive_follows_version_and_connection(version: bytes, connection: bytes, keeps_alive: bool) -> None:
+def test_keep_alive_follows_version_and_connection(
+    version: bytes, connection: bytes, keeps_alive: bool
+) -> None:
     """HTTP/1.1 stays open unless told to close, HTTP/1.0 closes unless told to stay."""
     head = request(b"GET / HTTP/" + version, b"Host: a", b"Connection: " + connection)
 
