@@ -1,0 +1,190 @@
+"""`gateway`: the real program between a raw client and a byte-exact API server, over mutual TLS and a token.
+
+The program is started once per module, with the module's PROGRAM_ARGS; the API server anew for each test,
+on the port that the kubeconfig names. After each test the program must be back at its idle descriptors.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import proc, secrets
+from tests.support.client import RawClient, Response, request_bytes
+from tests.support.pki import CA
+from tests.support.program import Program, kubeconfig
+from tests.support.upstream import ByteUpstream, Request, Responder
+
+SETTLE_SECONDS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pki:
+    """The cluster's authority and the certificate in the kubeconfig."""
+
+    ca: CA
+    client_certificate: tuple[bytes, bytes]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Served:
+    """A running program, and where it expects its API server."""
+
+    program: Program
+    upstream_port: int
+    token: str
+    kubeconfig: Path
+    idle_descriptors: int
+
+
+class Gateway:
+    """What a test of the data path holds: the program, its API server, and clients that are closed for it."""
+
+    def __init__(self, served: Served, pki: Pki, owned: AsyncExitStack) -> None:
+        self.program = served.program
+        self.token = served.token
+        self._served = served
+        self._pki = pki
+        self._owned = owned
+        self.upstream = self._upstream()
+
+    def _upstream(self, **options: Any) -> ByteUpstream:
+        options.setdefault("tls", self._pki.ca.server_context(client_ca=self._pki.ca))
+        return ByteUpstream(port=self._served.upstream_port, **options)
+
+    async def open(self) -> None:
+        await self._owned.enter_async_context(self.upstream)
+
+    async def replace_upstream(self, **options: Any) -> ByteUpstream:
+        """Another API server in the place of this one; `options` as of ByteUpstream."""
+        await self.upstream.__aexit__(None, None, None)
+        self.upstream = await self._owned.enter_async_context(self._upstream(**options))
+        return self.upstream
+
+    def answers(self, responder: Responder, target: str | None = None) -> None:
+        """Answer with `responder`, all requests or those for `target`."""
+        if target is None:
+            self.upstream.responder = responder
+        else:
+            self.upstream.routes[target] = responder
+
+    async def connect(self, *, receive_buffer_bytes: int | None = None, timeout: float = 10.0) -> RawClient:
+        """A new client connection, closed at the end of the test."""
+        client = await RawClient.connect(
+            self.program.address, receive_buffer_bytes=receive_buffer_bytes, timeout=timeout
+        )
+        return await self._owned.enter_async_context(client)
+
+    async def request(
+        self,
+        method: str = "GET",
+        target: str = "/api",
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes | None = None,
+        *,
+        host: str = "localhost",
+    ) -> Response:
+        """One request on a connection of its own."""
+        client = await self.connect()
+        return await client.request(method, target, headers, body, host=host)
+
+    async def start(
+        self, method: str = "GET", target: str = "/api", headers: Sequence[tuple[str, str]] = ()
+    ) -> tuple[RawClient, Request]:
+        """Send a request without a body and wait until the API server has its head; no answer is read."""
+        seen = len(self.upstream.requests)
+        client = await self.connect()
+        await client.send(request_bytes(method, target, headers))
+        requests = await self.upstream.wait_for_requests(seen + 1)
+        return client, requests[seen]
+
+    async def raw(self, data: bytes) -> tuple[RawClient, Response]:
+        """Send bytes as they are and read one response."""
+        client = await self.connect()
+        await client.send(data)
+        return client, await client.read_response("HEAD" if data.startswith(b"HEAD ") else "GET")
+
+    def sockets(self) -> int:
+        return proc.sockets(self.program.pid)
+
+    async def until(self, condition: Callable[[], bool], what: str, seconds: float = SETTLE_SECONDS) -> None:
+        """Wait for a fact about the process, which nothing announces."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"not within {seconds:g} s: {what}")
+            await asyncio.sleep(0.005)
+
+    async def finished(self, path: str, count: int = 1) -> list[dict[str, Any]]:
+        """The `request.finished` log lines for `path`, once there are `count`."""
+
+        def lines() -> list[dict[str, Any]]:
+            return [
+                line for line in self.program.log_events("request.finished") if line.get("path") == path
+            ]
+
+        await self.until(lambda: len(lines()) >= count, f"{count} log line(s) for {path}")
+        return lines()
+
+
+@pytest.fixture(scope="session")
+def pki() -> Pki:
+    ca = CA("cluster-ca")
+    return Pki(ca=ca, client_certificate=ca.issue("alice", client=True, organizations=["dev"]))
+
+
+@pytest.fixture(scope="module")
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> Iterator[Served]:
+    port = _port()
+    token = secrets.plant("token")
+    path = kubeconfig(
+        tmp_path_factory.mktemp("served"),
+        f"https://127.0.0.1:{port}",
+        ca_pem=pki.ca.pem,
+        token=token,
+        client_certificate=pki.client_certificate,
+    )
+    arguments = getattr(request.module, "PROGRAM_ARGS", ())
+    with Program(*arguments, kubeconfig=path) as program:
+        # The line on stdout comes before the last steps of the start.
+        program.wait_for_output("server.started")
+        yield Served(
+            program=program,
+            upstream_port=port,
+            token=token,
+            kubeconfig=path,
+            idle_descriptors=program.descriptors(),
+        )
+
+
+@pytest.fixture
+async def gateway(served: Served, pki: Pki) -> AsyncIterator[Gateway]:
+    async with AsyncExitStack() as owned:
+        gateway = Gateway(served, pki, owned)
+        await gateway.open()
+        yield gateway
+    await gateway.until(
+        lambda: served.program.descriptors() <= served.idle_descriptors,
+        f"{served.idle_descriptors} descriptors; there are {served.program.descriptors()}",
+    )
+
+
+def _port() -> int:
+    """A free port that no outgoing connection will take: below Linux's ip_local_port_range."""
+    while True:
+        port = random.randrange(20000, 32000)
+        with socket.socket() as sock:
+            try:
+                sock.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
