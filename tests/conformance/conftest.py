@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
@@ -33,6 +34,8 @@ class Pki:
 
     ca: CA
     client_certificate: tuple[bytes, bytes]
+    server_context: ssl.SSLContext
+    """Mutual TLS, as a cluster's API server speaks it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +61,7 @@ class Gateway:
         self.upstream = self._upstream()
 
     def _upstream(self, **options: Any) -> ByteUpstream:
-        options.setdefault("tls", self._pki.ca.server_context(client_ca=self._pki.ca))
+        options.setdefault("tls", self._pki.server_context)
         return ByteUpstream(port=self._served.upstream_port, **options)
 
     async def open(self) -> None:
@@ -82,7 +85,9 @@ class Gateway:
         client = await RawClient.connect(
             self.program.address, receive_buffer_bytes=receive_buffer_bytes, timeout=timeout
         )
-        return await self._owned.enter_async_context(client)
+        # A close would be a half-close at first, which the program waits out.
+        self._owned.callback(client.reset)
+        return client
 
     async def request(
         self,
@@ -139,7 +144,11 @@ class Gateway:
 @pytest.fixture(scope="session")
 def pki() -> Pki:
     ca = CA("cluster-ca")
-    return Pki(ca=ca, client_certificate=ca.issue("alice", client=True, organizations=["dev"]))
+    return Pki(
+        ca=ca,
+        client_certificate=ca.issue("alice", client=True, organizations=["dev"]),
+        server_context=ca.server_context(client_ca=ca),
+    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,276 @@
+"""Watches, followed logs and uploads: each piece passes when it comes, in the framing that it came in."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import time
+import zlib
+
+import pytest
+
+from tests.conformance.conftest import Gateway
+from tests.support.answers import BLOCK, Step, big, big_sha256, chunk, chunked, head, script, watch
+from tests.support.client import RawClient, Response, request_bytes
+from tests.support.upstream import Connection, Request
+
+WATCH = "/api/v1/pods?watch=true"
+CHUNKED = [("Transfer-Encoding", "chunked")]
+EVENT_SECONDS = 0.05
+ROUNDS = 20
+
+
+async def digest(client: RawClient, response: Response) -> str:
+    """Read the whole body, keeping none of it."""
+    found = hashlib.sha256()
+    while piece := await client.read_piece(response):
+        found.update(piece)
+    return found.hexdigest()
+
+
+async def end(events: asyncio.Queue[bytes | Step], client: RawClient, response: Response) -> None:
+    """End a watch as the API server does."""
+    events.put_nowait(Step.LAST_CHUNK)
+    while await client.read_piece(response):
+        pass
+    assert response.body.is_complete
+
+
+async def test_the_head_of_a_watch_comes_before_its_first_event(gateway: Gateway) -> None:
+    """Client libraries count a watch as open from then on; a quiet namespace must not look hung."""
+    events: asyncio.Queue[bytes | Step] = asyncio.Queue()
+    gateway.answers(watch(events))
+    client, _ = await gateway.start(target=WATCH)
+    response = await client.read_head()
+    assert (response.status, response.framing, response.body.size) == (200, "chunked", 0)
+    await end(events, client, response)
+
+
+async def test_each_event_comes_within_50_ms(gateway: Gateway) -> None:
+    """A watch is only as good as its delay: no piece waits for a full buffer, a timer or the next one."""
+    events: asyncio.Queue[bytes | Step] = asyncio.Queue()
+    gateway.answers(watch(events))
+    client, _ = await gateway.start(target=WATCH)
+    response = await client.read_head()
+    delays = []
+    for number in range(ROUNDS):
+        event = b'{"type":"MODIFIED","object":{"n":%d}}\n' % number
+        sent_at = time.monotonic()
+        events.put_nowait(event)
+        assert await client.read_piece(response) == event
+        delays.append(time.monotonic() - sent_at)
+    await end(events, client, response)
+    print(f"watch event delay: median {sorted(delays)[ROUNDS // 2] * 1e3:.2f} ms, max {max(delays) * 1e3:.2f} ms")
+    assert sorted(delays)[-2] < EVENT_SECONDS, "one outlier is this busy machine, two are the proxy"
+
+
+async def test_a_watch_ends_with_its_last_chunk(gateway: Gateway) -> None:
+    """The API server ends a watch after a few minutes; clients then resume on the same connection."""
+    events: asyncio.Queue[bytes | Step] = asyncio.Queue()
+    gateway.answers(watch(events))
+    client, _ = await gateway.start(target=WATCH)
+    for event in (b"a\n", Step.LAST_CHUNK):
+        events.put_nowait(event)
+    response = await client.read_response()
+    assert (response.body.is_complete, bytes(response.body.data)) == (True, b"a\n")
+    events.put_nowait(Step.LAST_CHUNK)
+    assert (await client.request("GET", WATCH)).body.is_complete
+
+
+async def test_chunks_pass_as_they_came(gateway: Gateway) -> None:
+    """Framing is not redone: chunk sizes, extensions and trailers are the API server's own."""
+    body = b"3;a=b\r\nabc\r\n00001\r\nd\r\n0;x\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n"
+    gateway.answers(script(head(200, [*CHUNKED, ("Trailer", "X-Sum")]) + body))
+    client, _ = await gateway.start()
+    response = await client.read_head()
+    assert response.value("Trailer") == "X-Sum"
+    assert await client.read_exactly(len(body)) == body
+
+
+async def test_a_followed_log_without_a_length_passes_as_it_comes(gateway: Gateway) -> None:
+    """Kubelets and old API servers end a log by closing; the client's connection stays, so it is chunked."""
+    more, seen = asyncio.Event(), asyncio.Event()
+    gateway.answers(script(head(200, [("Content-Type", "text/plain")]), b"one\n", more, b"two\n", seen, Step.CLOSE))
+    client, _ = await gateway.start(target="/api/v1/namespaces/ns/pods/p/log?follow=true")
+    response = await client.read_head()
+    assert response.framing == "chunked"
+    assert await client.read_piece(response) == b"one\n"
+    more.set()
+    assert await client.read_piece(response) == b"two\n"
+    seen.set()
+    assert await client.read_piece(response) == b""
+    assert response.body.is_complete
+    gateway.answers(chunked([b"next"]))
+    assert (await client.request("GET", "/api")).text == "next"
+
+
+async def test_a_slow_answer_with_a_length_passes_as_it_comes(gateway: Gateway) -> None:
+    """A known length is no reason to wait for all of it."""
+    more = asyncio.Event()
+    gateway.answers(script(head(200, [("Content-Length", "6")]), b"abc", more, b"def"))
+    client, _ = await gateway.start()
+    response = await client.read_head()
+    assert (response.framing, await client.read_piece(response)) == ("length", b"abc")
+    more.set()
+    assert await client.read_piece(response) == b"def"
+    assert response.body.is_complete
+
+
+async def test_a_dripping_answer_passes_byte_by_byte(gateway: Gateway) -> None:
+    """Also a head that comes in single bytes, and a chunk cut anywhere."""
+    whole = head(200, CHUNKED) + chunk(b"hello") + chunk(b"!" * 17) + b"0\r\n\r\n"
+
+    async def drip(connection: Connection, request: Request) -> None:
+        for byte in whole:
+            await connection.send(bytes([byte]))
+            await asyncio.sleep(0)
+
+    gateway.answers(drip)
+    client = await gateway.connect()
+    for _ in range(2):
+        response = await client.request("GET", "/api")
+        assert (response.text, response.body.is_complete) == ("hello" + "!" * 17, True)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+async def test_a_big_answer_arrives_whole(gateway: Gateway, framing: str) -> None:
+    """5 MB in each framing: a list of many pods is no special case."""
+    size = 5_000_000
+    gateway.answers(big(size, framing=framing))
+    client, _ = await gateway.start()
+    response = await client.read_head()
+    assert await digest(client, response) == big_sha256(size)
+    assert response.body.is_complete
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_a_big_upload_arrives_whole(gateway: Gateway, framing: str) -> None:
+    """5 MB in each framing, read as fast as it comes."""
+    size = 5_000_000
+    found = hashlib.sha256()
+
+    async def read(connection: Connection, request: Request) -> None:
+        while piece := await connection.read_body_piece(request):
+            found.update(piece)
+        await connection.send(head(201, [("Content-Length", "0")]))
+
+    gateway.answers(read)
+    client = await gateway.connect()
+    await client.send(
+        request_bytes("POST", "/api", [("Content-Length", str(size))] if framing == "length" else CHUNKED)
+    )
+    for start in range(0, size, len(BLOCK)):
+        block = BLOCK[: size - start]
+        await client.send(chunk(block) if framing == "chunked" else block)
+    if framing == "chunked":
+        await client.send(b"0\r\n\r\n")
+    assert (await client.read_response()).status == 201
+    assert found.hexdigest() == big_sha256(size)
+
+
+async def test_each_piece_of_an_upload_arrives_when_it_is_sent(gateway: Gateway) -> None:
+    """`kubectl cp` and log shippers stream into requests that last for hours."""
+    pieces: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def read(connection: Connection, request: Request) -> None:
+        while piece := await connection.read_body_piece(request):
+            pieces.put_nowait(piece)
+        await connection.send(head(200, [("Content-Length", "0")]))
+
+    gateway.answers(read)
+    client, _ = await gateway.start("POST", headers=CHUNKED)
+    for number in range(ROUNDS):
+        await client.send(chunk(b"%d" % number))
+        assert await asyncio.wait_for(pieces.get(), 1) == b"%d" % number
+    await client.send(b"0\r\n\r\n")
+    assert (await client.read_response()).status == 200
+
+
+async def test_the_trailers_of_an_upload_pass(gateway: Gateway) -> None:
+    """Announced or not, they belong to the body."""
+    gateway.answers(chunked([b"x"]))
+    client = await gateway.connect()
+    await client.send(
+        request_bytes("POST", "/api", [*CHUNKED, ("Trailer", "X-Sum")]) + b"1\r\nx\r\n0\r\nX-Sum: 1\r\nX-More: 2\r\n\r\n"
+    )
+    await client.read_response()
+    [request] = gateway.upstream.requests
+    assert request.body.trailers == [("X-Sum", "1"), ("X-More", "2")]
+    assert request.value("Trailer") == "X-Sum"
+
+
+async def test_a_gzip_answer_that_we_asked_for_is_unpacked(gateway: Gateway) -> None:
+    """The client did not ask for gzip, so it must not see it; between us and the cluster it saves time."""
+    plain = b'{"items":[' + b'{"kind":"Pod"},' * 20_000 + b"{}]}"
+    packed = gzip.compress(plain)
+    fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))]
+    gateway.answers(script(head(200, fields) + packed))
+    client = await gateway.connect()
+    for _ in range(2):
+        response = await client.request("GET", "/api")
+        assert response.values("Content-Encoding") == response.values("Content-Length") == []
+        assert bytes(response.body.data) == plain
+
+
+async def test_a_gzip_answer_that_the_client_asked_for_stays_packed(gateway: Gateway) -> None:
+    """Who asks for gzip gets the API server's own bytes."""
+    packed = gzip.compress(b"{}")
+    fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))]
+    gateway.answers(script(head(200, fields) + packed))
+    response = await gateway.request(headers=[("Accept-Encoding", "gzip")])
+    assert response.value("Content-Encoding") == "gzip"
+    assert bytes(response.body.data) == packed
+
+
+async def test_a_gzip_watch_passes_event_by_event(gateway: Gateway) -> None:
+    """A flushed gzip stream is unpacked at each flush, not at its end."""
+    events: asyncio.Queue[bytes | Step] = asyncio.Queue()
+    gateway.answers(watch(events, [("Content-Encoding", "gzip")]))
+    client, _ = await gateway.start(target=WATCH)
+    packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    response = None
+    for number in range(3):
+        event = b'{"n":%d}\n' % number
+        events.put_nowait(packer.compress(event) + packer.flush(zlib.Z_SYNC_FLUSH))
+        response = response or await client.read_head()
+        assert await client.read_piece(response) == event
+    events.put_nowait(packer.flush())
+    assert response is not None
+    await end(events, client, response)
+
+
+@pytest.mark.parametrize("damage", ["broken", "early end"])
+async def test_a_damaged_gzip_answer_is_cut(gateway: Gateway, damage: str) -> None:
+    """What cannot be unpacked to its end must not look complete."""
+    packed = gzip.compress(bytes(range(256)) * 2_000)
+    packed = packed[:500] if damage == "early end" else packed[:500] + b"\xff" * 200
+    gateway.answers(chunked([packed], [("Content-Encoding", "gzip")]))
+    client = await gateway.connect()
+    await client.send(request_bytes("GET", "/api"))
+    try:
+        response = await client.read_response()
+    except ConnectionResetError:
+        return
+    assert not response.body.is_complete or response.status == 502
+
+
+async def test_many_watches_do_not_mix(gateway: Gateway) -> None:
+    """Each client sees its own events and nobody else's."""
+    queues: dict[str, asyncio.Queue[bytes | Step]] = {f"/w{number}": asyncio.Queue() for number in range(40)}
+    for target, queue in queues.items():
+        gateway.answers(watch(queue), target)
+
+    async def follow(target: str) -> None:
+        client = await gateway.connect()
+        await client.send(request_bytes("GET", f"{target}?watch=true"))
+        response = await client.read_head()
+        for number in range(5):
+            queues[target].put_nowait(f"{target} {number}\n".encode())
+            await client.read_until(response, f"{target} {number}\n".encode())
+        queues[target].put_nowait(Step.LAST_CHUNK)
+        while await client.read_piece(response):
+            pass
+        assert response.text == "".join(f"{target} {number}\n" for number in range(5))
+
+    await asyncio.gather(*(follow(target) for target in queues))
