@@ -1,0 +1,148 @@
+"""Who reads slowly slows down who sends, in both directions; nothing piles up in between."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import zlib
+
+import pytest
+
+from tests.conformance.conftest import Gateway
+from tests.support import proc
+from tests.support.answers import BLOCK, big, big_sha256, chunk, head
+from tests.support.client import request_bytes
+from tests.support.upstream import Connection, Request
+
+SIZE = 30_000_000
+SMALL_BUFFER = 32 * 1024
+# What the kernels' buffers of both connections and our own may hold on loopback; far from SIZE.
+IN_FLIGHT_BYTES = 14_000_000
+CHUNKED = [("Transfer-Encoding", "chunked")]
+
+
+async def stands_still(gateway: Gateway, count: list[int]) -> int:
+    """The last of `count`, once it has not grown for a while."""
+    seen, rounds = -1, 0
+    while rounds < 10:
+        await asyncio.sleep(0.02)
+        rounds = rounds + 1 if count[0] == seen else 0
+        seen = count[0]
+    return seen
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked", "close"])
+async def test_a_reader_that_stalls_stops_the_api_server(gateway: Gateway, framing: str) -> None:
+    """A list of a big cluster must not pile up in the proxy because a pager waits for a key."""
+    gateway.answers(big(SIZE, framing=framing))
+    client = await gateway.connect(receive_buffer_bytes=SMALL_BUFFER)
+    await client.send(request_bytes("GET", "/api"))
+    response = await client.read_head()
+    connection = gateway.upstream.connections[0]
+    sent = [0]
+
+    async def watch_progress() -> None:
+        while True:
+            sent[0] = connection.sent_bytes
+            await asyncio.sleep(0.005)
+
+    watching = asyncio.create_task(watch_progress())
+    try:
+        assert await stands_still(gateway, sent) < IN_FLIGHT_BYTES
+    finally:
+        watching.cancel()
+    found = hashlib.sha256()
+    while piece := await client.read_piece(response):
+        found.update(piece)
+    assert response.body.is_complete
+    assert found.hexdigest() == big_sha256(SIZE)
+
+
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+async def test_an_api_server_that_stalls_stops_the_upload(gateway: Gateway, framing: str) -> None:
+    """The other direction: `kubectl cp` into a slow pod must not fill the proxy's memory."""
+    go_on = asyncio.Event()
+    found = hashlib.sha256()
+
+    async def read_late(connection: Connection, request: Request) -> None:
+        connection.pause_reading()
+        await go_on.wait()
+        connection.resume_reading()
+        while piece := await connection.read_body_piece(request):
+            found.update(piece)
+        await connection.send(head(200, [("Content-Length", "0")]))
+
+    await gateway.replace_upstream(receive_buffer_bytes=SMALL_BUFFER)
+    gateway.answers(read_late)
+    client = await gateway.connect()
+    length = [("Content-Length", str(SIZE))]
+    await client.send(request_bytes("POST", "/api", length if framing == "length" else CHUNKED))
+    await gateway.upstream.wait_for_requests(1)
+    sent = [0]
+
+    async def upload() -> None:
+        for start in range(0, SIZE, len(BLOCK)):
+            block = BLOCK[: SIZE - start]
+            await client.channel.send(chunk(block) if framing == "chunked" else block)
+            sent[0] += len(block)
+        if framing == "chunked":
+            await client.send(b"0\r\n\r\n")
+
+    uploading = asyncio.create_task(upload())
+    try:
+        assert await stands_still(gateway, sent) < IN_FLIGHT_BYTES
+        assert not uploading.done()
+        go_on.set()
+        await asyncio.wait_for(uploading, 20)
+    finally:
+        uploading.cancel()
+    assert (await client.read_response()).status == 200
+    assert found.hexdigest() == big_sha256(SIZE)
+
+
+async def test_a_stalled_reader_of_an_unpacked_answer_stops_the_api_server(gateway: Gateway) -> None:
+    """gzip multiplies: 30 KB may stand for 30 MB, which must wait packed, not unpacked."""
+    packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
+    packed = b"".join(packer.compress(bytes(1_000_000)) for _ in range(SIZE // 1_000_000)) + packer.flush()
+
+    async def send(connection: Connection, request: Request) -> None:
+        fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))]
+        await connection.send(head(200, fields) + packed)
+
+    gateway.answers(send)
+    idle = gateway.program.rss_bytes()
+    proc.reset_peak(gateway.program.pid)
+    client = await gateway.connect(receive_buffer_bytes=SMALL_BUFFER)
+    await client.send(request_bytes("GET", "/api"))
+    response = await client.read_head()
+    while await client.read_piece(response):
+        pass
+    assert (response.body.is_complete, response.body.size) == (True, SIZE)
+    assert gateway.program.peak_rss_bytes() - idle < SIZE / 4
+
+
+async def test_one_stalled_reader_does_not_stop_the_others(gateway: Gateway) -> None:
+    """Connections to the API server are not shared: forty watches in a debugger hold up nobody."""
+    gateway.answers(big(SIZE))
+    gateway.answers(big(10), "/small")
+    for _ in range(3):
+        stalled = await gateway.connect(receive_buffer_bytes=SMALL_BUFFER)
+        await stalled.send(request_bytes("GET", "/api"))
+        await stalled.read_head()
+    for _ in range(5):
+        assert (await gateway.request(target="/small")).body.size == 10
+
+
+async def test_a_pipelining_client_that_does_not_read_is_not_read(gateway: Gateway) -> None:
+    """Requests behind a stalled answer wait in the client's kernel, not in our memory."""
+    gateway.answers(big(SIZE))
+    client = await gateway.connect(receive_buffer_bytes=SMALL_BUFFER, timeout=0.5)
+    await client.send(request_bytes("GET", "/api"))
+    await client.read_head()
+    follower = request_bytes("GET", "/api", [("X-Pad", "a" * 8000)])
+    sent = 0
+    with pytest.raises(TimeoutError):
+        while sent < SIZE:
+            await client.send(follower)
+            sent += len(follower)
+    assert len(gateway.upstream.requests) == 1

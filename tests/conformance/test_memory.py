@@ -1,0 +1,127 @@
+"""What a request costs in memory, whatever its size: VmHWM and VmRSS of the real process."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tests.conformance.conftest import Gateway
+from tests.support import proc
+from tests.support.answers import BLOCK, answer, big, big_sha256, chunk, head, watch
+from tests.support.client import RawClient, request_bytes
+from tests.support.upstream import Connection, Request
+
+ANSWER_BYTES = 20_000_000
+UPLOAD_BYTES = 10_000_000
+STALL_SECONDS = 2.0
+PEAK_BYTES = 15_000_000
+WATCHES = 500
+WATCH_BYTES = 70_000
+SLOW = pytest.mark.slow
+
+
+async def peak_above_idle(gateway: Gateway, transfer: Callable[[], Awaitable[None]]) -> int:
+    """Bytes that `transfer` took at its peak, beyond what an idle program has that has served before."""
+    gateway.answers(answer(b"{}"), "/warm")
+    for _ in range(3):
+        await gateway.request(target="/warm")
+    idle = gateway.program.rss_bytes()
+    proc.reset_peak(gateway.program.pid)
+    await transfer()
+    return gateway.program.peak_rss_bytes() - idle
+
+
+@pytest.mark.parametrize(
+    "framing", ["length", pytest.param("chunked", marks=SLOW), pytest.param("close", marks=SLOW)]
+)
+async def test_a_20_mb_answer_takes_little_memory(gateway: Gateway, framing: str) -> None:
+    """With a reader that stalls in the middle: below 15 MB, so that four lists at once don't end a laptop."""
+
+    async def transfer() -> None:
+        client, _ = await gateway.start()
+        response = await client.read_head()
+        found = hashlib.sha256()
+        has_stalled = False
+        while piece := await client.read_piece(response):
+            found.update(piece)
+            if not has_stalled and response.body.size > ANSWER_BYTES // 2:
+                has_stalled = True
+                await asyncio.sleep(STALL_SECONDS)
+        assert response.body.is_complete
+        assert found.hexdigest() == big_sha256(ANSWER_BYTES)
+
+    gateway.answers(big(ANSWER_BYTES, framing=framing))
+    peak = await peak_above_idle(gateway, transfer)
+    print(f"20 MB answer ({framing}), reader stalls 2 s: peak {peak / 1e6:.1f} MB above idle")
+    assert peak < PEAK_BYTES
+
+
+@pytest.mark.parametrize("framing", [pytest.param("length", marks=SLOW), "chunked"])
+async def test_a_10_mb_upload_takes_little_memory(gateway: Gateway, framing: str) -> None:
+    """With an API server that stops reading in the middle."""
+    found = hashlib.sha256()
+
+    async def read(connection: Connection, request: Request) -> None:
+        has_stalled = False
+        while piece := await connection.read_body_piece(request):
+            found.update(piece)
+            if not has_stalled and request.body.size > UPLOAD_BYTES // 4:
+                has_stalled = True
+                connection.pause_reading()
+                await asyncio.sleep(STALL_SECONDS)
+                connection.resume_reading()
+        await connection.send(head(201, [("Content-Length", "0")]))
+
+    async def transfer() -> None:
+        client = await gateway.connect()
+        fields = [("Content-Length", str(UPLOAD_BYTES))] if framing == "length" else []
+        await client.send(request_bytes("POST", "/api", fields or [("Transfer-Encoding", "chunked")]))
+        for start in range(0, UPLOAD_BYTES, len(BLOCK)):
+            block = BLOCK[: UPLOAD_BYTES - start]
+            await client.send(block if fields else chunk(block))
+        if not fields:
+            await client.send(b"0\r\n\r\n")
+        assert (await client.read_response()).status == 201
+        assert found.hexdigest() == big_sha256(UPLOAD_BYTES)
+
+    await gateway.replace_upstream(receive_buffer_bytes=64 * 1024)
+    gateway.answers(read)
+    peak = await peak_above_idle(gateway, transfer)
+    print(f"10 MB upload ({framing}), API server stalls 2 s: peak {peak / 1e6:.1f} MB above idle")
+    assert peak < PEAK_BYTES
+
+
+@SLOW
+async def test_an_idle_watch_takes_less_than_70_kb(gateway: Gateway) -> None:
+    """A dashboard opens hundreds; TLS to the API server is most of the cost."""
+    pytest.importorskip("uvloop", reason="asyncio's own TLS buffers 256 KB per connection")
+    queues: list[asyncio.Queue[bytes]] = []
+
+    async def follow(connection: Connection, request: Request) -> None:
+        queue: asyncio.Queue[bytes] = asyncio.Queue()
+        queues.append(queue)
+        await connection.send(head(200, [("Transfer-Encoding", "chunked")]) + chunk(b"{}\n"))
+        await connection.ended.wait()
+
+    async def open_watch() -> RawClient:
+        client = await gateway.connect()
+        await client.send(request_bytes("GET", "/api/v1/pods?watch=true"))
+        response = await client.read_head()
+        await client.read_until(response, b"{}\n")
+        return client
+
+    gateway.answers(follow)
+    # The first ones pay for what stays: modules, caches, arenas.
+    warm = [await open_watch() for _ in range(20)]
+    before = gateway.program.rss_bytes()
+    clients: list[RawClient] = []
+    while len(clients) < WATCHES:
+        clients += await asyncio.gather(*(open_watch() for _ in range(50)))
+    cost = (gateway.program.rss_bytes() - before) / WATCHES
+    print(f"{WATCHES} idle watches: {cost / 1000:.1f} KB each")
+    assert cost < WATCH_BYTES
+    for client in (*warm, *clients):
+        client.reset()
