@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any, Protocol, cast
 
 from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
@@ -18,6 +19,7 @@ from kproxy.wire import Body, ChunkedBody, Field, LengthBody, MalformedHeadError
 
 # Bytes of later, pipelined requests that are kept while one is being answered; then reading stops.
 MAX_PIPELINED_BYTES = 64 * 1024
+MAX_REMEMBERED_BYTES = 4096
 # What is read and thrown away of the body of a request that was already answered, before we give up on it.
 MAX_DRAINED_BYTES = 256 * 1024
 # How long a refused upload may take to notice that it was refused, before its connection is cut.
@@ -96,23 +98,29 @@ class Downstream(asyncio.Protocol):
         "_lingers",
         "_listener",
         "_loop",
+        "_raw_head",
         "_task",
         "_timer",
         "client",
         "client_address",
         "exchange",
         "head",
+        "forwarded",
         "is_write_paused",
         "transport",
     )
 
     exchange: Exchange
     head: RequestHead
+    forwarded: object
+    """For who relays: what was made of the last head, to be used again when the next is the same object."""
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
         self._listener = listener
         self._loop = loop
         self._buffer = b""
+        self._raw_head: bytes | None = None
+        self.forwarded = None
         self._body: Body | None = None
         self._handler: Handler | None = None
         self._task: asyncio.Task[None] | None = None
@@ -216,8 +224,15 @@ class Downstream(asyncio.Protocol):
                 if self._timer is None:
                     self._set_timer(HEAD_SECONDS, self._head_timed_out)
                 return False
-            self._cancel_timer()
-            head = RequestHead(buffer[:end])
+            if self._timer is not None:
+                self._cancel_timer()
+            raw = buffer[:end]
+            if raw == self._raw_head:
+                # A client that polls sends the same head again and again: what was made of it stays good.
+                head = self.head
+            else:
+                head = RequestHead(raw)
+                self._raw_head = raw if end <= MAX_REMEMBERED_BYTES else None
         except MalformedHeadError as error:
             self._reject(BadRequest(str(error), error.status))
             return False
@@ -226,7 +241,7 @@ class Downstream(asyncio.Protocol):
             return False
         self._buffer = buffer[end + 4 :]
         self.head = head
-        self.exchange = Exchange(head.method, head.target.partition("?")[0], self.client, self._listener.name)
+        self.exchange = Exchange(head.method, head.path, self.client, self._listener.name)
         if not head.keep_alive:
             self._closes = True
         if head.is_chunked:
@@ -372,6 +387,7 @@ class Downstream(asyncio.Protocol):
         """The answer is complete. Without `keep_alive` the connection ends behind it."""
         self._handler = None
         self._task = None
+        self.exchange.finished_at = monotonic()
         self._listener.finished(self.exchange)
         if self.transport is None:
             return

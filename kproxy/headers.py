@@ -30,7 +30,6 @@ _NOT_FOR_CONNECTION = frozenset((b"host", b"content-length", b"transfer-encoding
 
 _REPLACED_IN_REQUESTS = frozenset((b"host", b"x-forwarded-for"))
 _DROPPED_FROM_REQUESTS = _HOP_BY_HOP | _REPLACED_IN_REQUESTS | _FRAMING | {b"authorization"}
-_TOUCHED_IN_RESPONSES = _HOP_BY_HOP | _FRAMING | {b"content-encoding"}
 
 USER_AGENT = f"kproxy/{__version__} ({sys.platform})".encode()
 
@@ -198,28 +197,28 @@ def response_block(
     Connection or empty, `extra` whole lines of ours.
     """
     names = head.names
-    reason = b" " + head.reason if head.reason else b" "
-    status_line = b"HTTP/1.1 %d%b" % (head.status, reason)
-    if _TOUCHED_IN_RESPONSES.isdisjoint(names):
-        lines = [status_line, *[field[2] for field in head.fields]]
-    else:
-        dropped = set(_HOP_BY_HOP)
-        if b"connection" in names:
-            options = names[b"connection"].lower().split(b",")
-            dropped.update(option.strip(b" \t") for option in options)
-            dropped -= _NOT_FOR_CONNECTION
-        if not keeps_framing:
-            dropped |= _FRAMING
-        elif not has_body:
-            dropped |= {b"transfer-encoding", b"trailer"}
-        elif head.is_chunked:
-            dropped.add(b"content-length")
-        if is_unpacked:
-            dropped.add(b"content-encoding")
-        lines = [status_line, *[field[2] for field in head.fields if field[0] not in dropped]]
-    tail = (b"" if keeps_framing else framing) + connection + extra
+    tail = connection + extra
     if b"date" not in names:
         tail += b"Date: " + _http_date().encode() + b"\r\n"
+    is_chunked_too = head.is_chunked and b"content-length" in names
+    if keeps_framing and has_body and head.minor and not is_chunked_too and _HOP_BY_HOP.isdisjoint(names):
+        return head.raw + b"\r\n" + tail + b"\r\n"
+    dropped = set(_HOP_BY_HOP)
+    if b"connection" in names:
+        options = names[b"connection"].lower().split(b",")
+        dropped.update(option.strip(b" \t") for option in options)
+        dropped -= _NOT_FOR_CONNECTION
+    if not keeps_framing:
+        dropped |= _FRAMING
+        tail = framing + tail
+    elif not has_body:
+        dropped |= {b"transfer-encoding", b"trailer"}
+    elif is_chunked_too:
+        dropped.add(b"content-length")
+    if is_unpacked:
+        dropped.add(b"content-encoding")
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    lines += [field[2] for field in head.fields if field[0] not in dropped]
     lines.append(tail)
     return b"\r\n".join(lines) + b"\r\n"
 

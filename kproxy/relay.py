@@ -31,7 +31,16 @@ from kproxy.headers import (
 from kproxy.tunnel import Tunnel
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.upstream import Upstream
-from kproxy.wire import ChunkedBody, CloseBody, Field, LengthBody, ResponseHead, chunk, last_chunk
+from kproxy.wire import (
+    ChunkedBody,
+    CloseBody,
+    Field,
+    LengthBody,
+    RequestHead,
+    ResponseHead,
+    chunk,
+    last_chunk,
+)
 
 # Request bodies up to this size are kept until the answer begins, to be sent once more after a 401 or on a
 # fresh connection when a reused one turned out to be dead.
@@ -85,6 +94,18 @@ class Relay:
         """Cut every answer and tunnel that is still running."""
         for request in list(self.running):
             request.cut()
+
+
+class _Forwarded:
+    """A request head as it was sent, and all that it was made of."""
+
+    __slots__ = ("block", "credential_block", "head", "upstream")
+
+    def __init__(self, head: RequestHead, upstream: Upstream, credential_block: bytes, block: bytes) -> None:
+        self.head = head
+        self.upstream = upstream
+        self.credential_block = credential_block
+        self.block = block
 
 
 class RelayedRequest:
@@ -190,9 +211,27 @@ class RelayedRequest:
 
     def _send(self, connection: UpstreamConnection, credential_block: bytes) -> None:
         head = self.downstream.head
-        upstream = self.upstream
         self._connection = connection
         connection.begin(self)
+        block = self._request_block(head, credential_block)
+        pending, self._pending = self._pending, b""
+        connection.write(block + pending if pending else block)
+        if head.expects_continue and not self._body_is_complete:
+            self._continue_timer = self._relay.loop.call_later(CONTINUE_SECONDS, self._continue)
+        if self.downstream.is_write_paused:
+            connection.pause_reading()
+
+    def _request_block(self, head: RequestHead, credential_block: bytes) -> bytes:
+        """The head to send, made once for a client that sends the same head again."""
+        made = self.downstream.forwarded
+        if (
+            isinstance(made, _Forwarded)
+            and made.head is head
+            and made.upstream is self.upstream
+            and made.credential_block is credential_block
+        ):
+            return made.block
+        upstream = self.upstream
         block = request_block(
             head,
             target=self._target,
@@ -202,12 +241,8 @@ class RelayedRequest:
             client_address=self.downstream.client_address,
             asks_for_gzip=self._asked_for_gzip,
         )
-        pending, self._pending = self._pending, b""
-        connection.write(block + pending if pending else block)
-        if head.expects_continue and not self._body_is_complete:
-            self._continue_timer = self._relay.loop.call_later(CONTINUE_SECONDS, self._continue)
-        if self.downstream.is_write_paused:
-            connection.pause_reading()
+        self.downstream.forwarded = _Forwarded(head, upstream, credential_block, block)
+        return block
 
     def _continue(self) -> None:
         self._continue_timer = None

@@ -30,8 +30,13 @@ _is_chunk_line = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f
 _is_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
 _split_absolute = re.compile(r"(?i)https?://([^/?#]*)(.*)").fullmatch
 
-_names: dict[bytes, bytes] = {}
-_MAX_NAMES = 4096
+# Heads repeat themselves: the lines of a dashboard's polls and of an API server's answers are mostly the ones seen
+# before. Lines that may hold a secret are not kept.
+_known_lines: dict[bytes, Field] = {}
+_known_status_lines: dict[bytes, tuple[int, int, bytes]] = {}
+_MAX_KNOWN_LINES = 2048
+_MAX_KNOWN_BYTES = 160
+_NOT_KEPT = (b"authorization", b"cookie", b"token", b"secret", b"key", b"password")
 
 # Fields that frame, route or authenticate a message have no business behind its body (RFC 9110, 6.5.1).
 _NOT_IN_TRAILERS = frozenset(
@@ -55,31 +60,27 @@ class MalformedHeadError(ValueError):
 
 def parse_fields(lines: Iterable[bytes]) -> list[Field]:
     """Header or trailer lines, without their CRLF, as fields. Raises MalformedHeadError (RFC 9112, 5)."""
-    fields = []
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        lower = _names.get(name)
-        if lower is None:
-            lower = _learn_name(name, line)
-        if not colon:
-            raise MalformedHeadError("a header line has no colon")
-        if len(line) > MAX_FIELD_BYTES:
-            raise MalformedHeadError(f"header {_shown(name)} is longer than {MAX_FIELD_BYTES} bytes", 431)
-        fields.append((lower, value.strip(b" \t"), line))
-    return fields
+    known = _known_lines
+    return [known.get(line) or _read_field(line) for line in lines]
 
 
-def _learn_name(name: bytes, line: bytes) -> bytes:
+def _read_field(line: bytes) -> Field:
+    name, colon, value = line.partition(b":")
     if line[:1] in (b" ", b"\t"):
         raise MalformedHeadError("header lines may not be folded (RFC 9112, 5.2)")
-    if len(name) > MAX_FIELD_BYTES:
-        raise MalformedHeadError(f"a header name is longer than {MAX_FIELD_BYTES} bytes", 431)
+    if len(line) > MAX_FIELD_BYTES:
+        raise MalformedHeadError(f"header {_shown(name)} is longer than {MAX_FIELD_BYTES} bytes", 431)
     if not _is_token(name):
         raise MalformedHeadError(f"{_shown(name)} is not a header name")
-    if len(_names) >= _MAX_NAMES:
-        _names.clear()
-    lower = _names[name] = name.lower()
-    return lower
+    if not colon:
+        raise MalformedHeadError("a header line has no colon")
+    lower = name.lower()
+    field = (lower, value.strip(b" \t"), line)
+    if len(line) <= _MAX_KNOWN_BYTES and not any(word in lower for word in _NOT_KEPT):
+        if len(_known_lines) >= _MAX_KNOWN_LINES:
+            _known_lines.clear()
+        _known_lines[line] = field
+    return field
 
 
 def _shown(name: bytes) -> str:
@@ -125,6 +126,7 @@ class RequestHead:
         "minor",
         "names",
         "options",
+        "path",
         "target",
     )
 
@@ -156,6 +158,7 @@ class RequestHead:
         self.fields = parse_fields(lines)
         self.names = names = {field[0]: field[1] for field in self.fields}
         self._read_host(target)
+        self.path = self.target.partition("?")[0]
         self._read_framing()
         connection = names.get(b"connection")
         self.options = self.list_of(b"connection") if connection is not None else frozenset[bytes]()
@@ -250,9 +253,19 @@ def _length(value: bytes) -> int:
 
 
 class ResponseHead:
-    """An upstream response up to its body."""
+    """An upstream response up to its body. `raw` is all of it as it came, without the closing empty line."""
 
-    __slots__ = ("content_length", "fields", "is_chunked", "keep_alive", "minor", "names", "reason", "status")
+    __slots__ = (
+        "content_length",
+        "fields",
+        "is_chunked",
+        "keep_alive",
+        "minor",
+        "names",
+        "raw",
+        "reason",
+        "status",
+    )
 
     def __init__(self, head: bytes) -> None:
         """Parse `head` (without its closing empty line). Raises UpstreamProtocolError."""
@@ -262,15 +275,12 @@ class ResponseHead:
             raise UpstreamProtocolError(f"the API server's answer is not HTTP/1.1: {error}") from None
 
     def _parse(self, head: bytes) -> None:
+        self.raw = head
         lines = _lines(head)
-        match = _is_status_line(lines[0])
-        if not match:
-            raise MalformedHeadError("no status line")
-        minor, status, reason = match.groups()
+        status_line = lines[0]
+        known = _known_status_lines.get(status_line) or _read_status_line(status_line)
+        self.minor, self.status, self.reason = known
         del lines[0]
-        self.minor = 1 if minor == b"1" else 0
-        self.status = int(status)
-        self.reason = reason or b""
         self.fields = fields = parse_fields(lines)
         self.names = names = {field[0]: field[1] for field in fields}
         self.content_length: int | None = None
@@ -297,6 +307,17 @@ class ResponseHead:
         if self.content_length is not None:
             return LengthBody(self.content_length)
         return CloseBody()
+
+
+def _read_status_line(line: bytes) -> tuple[int, int, bytes]:
+    match = _is_status_line(line)
+    if not match:
+        raise MalformedHeadError("no status line")
+    minor, status, reason = match.groups()
+    known = (1 if minor == b"1" else 0, int(status), reason or b"")
+    if len(_known_status_lines) < _MAX_KNOWN_BYTES and len(line) <= _MAX_KNOWN_BYTES:
+        _known_status_lines[line] = known
+    return known
 
 
 class LengthBody:

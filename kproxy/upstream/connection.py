@@ -41,7 +41,12 @@ class Receiver(Protocol):
     def on_upstream_resumed(self) -> None: ...
 
 
-class UpstreamConnection(asyncio.Protocol):
+# Every connection reads into this one and copies what came: a read of its own size would have the C library map
+# and unmap 256 KiB of memory for each answer. Nothing is kept in it between two callbacks.
+_BUFFER = memoryview(bytearray(256 * 1024))
+
+
+class UpstreamConnection(asyncio.BufferedProtocol):
     """States: idle (no receiver), head (no `_body`), body, closed.
 
     What arrives while idle is a protocol error or an end; either way the connection is of no use any more.
@@ -123,6 +128,12 @@ class UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not inherit from asyncio's.
         self.transport = cast("asyncio.Transport", transport)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(bytes(_BUFFER[:nbytes]))
 
     def data_received(self, data: bytes) -> None:
         receiver = self._receiver

@@ -27,7 +27,7 @@ from kproxy.upstream.proxies import Proxy
 from kproxy.upstream.sockets import Keepalive, open_socket
 from kproxy.wire import MalformedHeadError, find_head
 
-_Protocol = TypeVar("_Protocol", bound=asyncio.Protocol)
+_Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 _Result = TypeVar("_Result")
 
 
@@ -39,6 +39,8 @@ class Timeouts:
 
     dial_seconds: float = 30.0
     tls_handshake_seconds: float = 10.0
+    tls_shutdown_seconds: float = 0.5
+    """How long a peer may take to say goodbye before its connection is cut; asyncio would wait 30 s."""
     next_address_seconds: float = 0.25
 
 
@@ -136,7 +138,11 @@ class Dialer:
     ) -> tuple[asyncio.Transport, _Protocol]:
         """From here on the event loop owns the socket, also if this fails."""
         step = asyncio.get_running_loop().create_connection(
-            protocol_factory, sock=sock, ssl=ssl_context, server_hostname=hostname if ssl_context else None
+            protocol_factory,
+            sock=sock,
+            ssl=ssl_context,
+            server_hostname=hostname if ssl_context else None,
+            ssl_shutdown_timeout=self._timeouts.tls_shutdown_seconds if ssl_context else None,
         )
         return await _within(self._timeouts.tls_handshake_seconds, "the TLS handshake", step, hop)
 
@@ -175,6 +181,8 @@ class Dialer:
                 transport = await self._start_tls(tunnel, gate, ssl_context, hostname, hop)
             if transport is None or gate.is_lost:
                 raise explain(gate.error or ConnectionResetError(), hop)
+            if gate.received:
+                raise explain(MalformedHeadError("bytes before the first request"), hop)
             protocol = protocol_factory()
             gate.hand_over(transport, protocol)
         return transport, protocol
@@ -289,11 +297,9 @@ class _Gate(asyncio.Protocol):
             if (status := int(status_line[1])) >= 200:
                 return status
 
-    def hand_over(self, transport: asyncio.Transport, protocol: asyncio.Protocol) -> None:
+    def hand_over(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
-        if self.received:
-            protocol.data_received(bytes(self.received))
 
 
 # -- what proxies are told, and how they say no --
