@@ -191,7 +191,13 @@ class Dialer:
         self, tunnel: asyncio.Transport, gate: _Gate, ssl_context: ssl.SSLContext, hostname: str, hop: Hop
     ) -> asyncio.Transport | None:
         """With an https proxy this is TLS inside TLS: asyncio (since 3.11) and uvloop both can."""
-        step = asyncio.get_running_loop().start_tls(tunnel, gate, ssl_context, server_hostname=hostname)
+        step = asyncio.get_running_loop().start_tls(
+            tunnel,
+            gate,
+            ssl_context,
+            server_hostname=hostname,
+            ssl_shutdown_timeout=self._timeouts.tls_shutdown_seconds,
+        )
         try:
             return await _within(self._timeouts.tls_handshake_seconds, "the TLS handshake", step, hop)
         except TypeError as error:

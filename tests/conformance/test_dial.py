@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import socket
 import ssl
@@ -135,9 +136,13 @@ async def test_next_address_after_silence() -> None:
         with a_black_hole() as hole:
             resolve_to(hole, server.address)
             timeouts = Timeouts(next_address_seconds=0.05)
+            before = asyncio.all_tasks()
             transport, client = await a_dialer("many.test", 1, timeouts=timeouts).dial(Client, None)
             assert transport.get_extra_info("peername")[:2] == server.address
             await echo(client)
+            # The server's own task is left; the attempt ends before the hole does.
+            while len(asyncio.all_tasks() - before) > 1:
+                await asyncio.sleep(0)
             transport.close()
             await client.closed()
 
@@ -349,3 +354,24 @@ async def test_cancel_handshake() -> None:
     async with a_peer() as peer:
         await cancel_when(peer.came, a_dialer(*peer.address).dial(Client, ca.client_context()))
         await peer.gone.wait()
+
+
+@on_both_loops
+async def test_cancel_race_anywhere() -> None:
+    """Cancelled at any turn of the event loop, a race that both sides win leaves no socket open."""
+    async with a_server() as one, a_server() as other:
+        resolve_to(one.address, other.address)
+        dialer = a_dialer("many.test", 1, timeouts=Timeouts(next_address_seconds=0.0))
+        for turns in range(200):
+            dialing = asyncio.ensure_future(dialer.dial(Client, None))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            if dialing.done():
+                break
+            dialing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                transport, _ = await dialing
+                transport.abort()
+        transport, client = await dialing
+        transport.close()
+        await client.closed()

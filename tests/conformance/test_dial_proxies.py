@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from tests.support.dialing import (
     a_peer,
     a_proxy,
     a_server,
+    a_server_with_alerts,
     ca,
     cancel_when,
     echo,
@@ -45,6 +48,7 @@ async def test_tls_through(kind: str) -> None:
         assert client.calls[:2] == ["made", "data"]
         assert server.names == ["cluster.test"]
         assert transport.get_extra_info("ssl_object").selected_alpn_protocol() == "http/1.1"
+        assert transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         await echo(client, bytes(range(256)) * 8192)
         transport.close()
         await client.closed()
@@ -63,18 +67,49 @@ async def test_plain_through(kind: str) -> None:
         await client.closed()
 
 
+def quick_context() -> ssl.SSLContext:
+    """TLS 1.2, where a server may have more to say together with its last word of the handshake."""
+    context = ca.server_context("cluster.test")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
 @every_kind
 @on_both_loops
 async def test_server_speaks_first_through(kind: str) -> None:
-    """What a server says at once arrives after connection_made, and nothing of it is lost."""
+    """What a server says unasked is told after connection_made, or ends the dial: none of it gets lost."""
     greeting = b"hello " * 10_000
-    context = ca.server_context("cluster.test")
-    async with a_server(context, greeting=greeting) as server, a_proxy(kind, server) as (_, proxy):
-        transport, client = await a_dialer("cluster.test", 6443, proxy).dial(Client, ca.client_context())
-        assert await client.read(len(greeting)) == greeting
-        assert client.calls[0] == "made"
-        transport.close()
-        await client.closed()
+    async with a_server(quick_context(), greeting=greeting) as server, a_proxy(kind, server) as (_, proxy):
+        dialing = a_dialer("cluster.test", 6443, proxy).dial(Client, ca.client_context())
+        try:
+            transport, client = await dialing
+        except UpstreamUnreachable as error:
+            proxy_error = error.proxy_error
+        else:
+            assert await client.read(len(greeting)) == greeting
+            assert client.calls[0] == "made"
+            proxy_error = "http_protocol_error"
+            transport.close()
+            await client.closed()
+    assert proxy_error == "http_protocol_error"
+
+
+@every_kind
+@on_both_loops
+async def test_server_leaves_first_through(kind: str) -> None:
+    """A server that closes right after the handshake: the dial fails, or its protocol is told."""
+    async with (
+        a_server_with_alerts(quick_context()) as port,
+        a_proxy(kind, ("127.0.0.1", port)) as (_, proxy),
+    ):
+        try:
+            _, client = await a_dialer("cluster.test", 6443, proxy).dial(Client, ca.client_context())
+        except UpstreamUnreachable as error:
+            proxy_error = error.proxy_error
+        else:
+            await client.closed()
+            proxy_error = "connection_terminated"
+    assert proxy_error == "connection_terminated"
 
 
 @every_kind
@@ -212,6 +247,15 @@ async def test_connect_refusals(answer: bytes, proxy_error: str, text: str) -> N
 
 
 @on_both_loops
+async def test_refusing_proxy_is_left() -> None:
+    """The connection to a proxy that said no is closed, even if the proxy keeps it open."""
+    async with a_peer(b"HTTP/1.1 403 No\r\n\r\n") as peer:
+        proxy = Proxy(scheme="http", host=peer.host, port=peer.port)
+        await failure(a_dialer("cluster.test", 6443, proxy).dial(Client, None))
+        await peer.gone.wait()
+
+
+@on_both_loops
 async def test_proxy_passwords() -> None:
     """A missing and a wrong password are told apart, without showing it."""
     secret = secrets.plant("proxy-password")
@@ -283,6 +327,7 @@ async def test_proxy_takes_too_long(kind: str) -> None:
         error = await failure(dialer.dial(Client, None))
         assert isinstance(error, UpstreamTimeout)
         assert "is the proxy up" in error.message
+        await real.left.wait()
 
 
 @on_both_loops
@@ -332,6 +377,7 @@ async def test_cancel_proxy_answer(kind: str) -> None:
     async with a_server() as server, a_proxy(kind, server) as (real, proxy):
         real.stalls = True
         await cancel_when(real.asked, a_dialer("cluster.test", 6443, proxy).dial(Client, None))
+        await real.left.wait()
 
 
 @pytest.mark.parametrize("kind", ["http", "https", "socks5"])

@@ -192,12 +192,12 @@ def via(proxy: RecordingProxy, url: str | None = None) -> Proxy:
 
 
 @contextlib.asynccontextmanager
-async def a_proxy(kind: str, target: Server) -> AsyncIterator[tuple[RecordingProxy, Proxy]]:
+async def a_proxy(kind: str, target: Server | tuple[str, int]) -> AsyncIterator[tuple[RecordingProxy, Proxy]]:
     """A proxy that alone knows where cluster.test:6443 is; `kind` is a scheme, "+auth" asks a password."""
     scheme, _, auth = kind.partition("+")
     password = secrets.plant("proxy-password") if auth else None
     options: dict[str, Any] = {"username": "me" if auth else None, "password": password}
-    options["names"] = {NAMES: target.address}
+    options["names"] = {NAMES: target.address if isinstance(target, Server) else target}
     proxy: RecordingProxy
     if scheme.startswith("socks5"):
         proxy = SocksProxy(**options)

@@ -22,7 +22,7 @@ class RecordingProxy:
     """What both kinds share: an async context manager that owns its listener and its tunnels.
 
     `names` are hosts that only the proxy can resolve: "host:port" as asked to the address to connect to
-    (default: what was asked). Setting `stalls` makes it read requests and never answer them.
+    (default: what was asked). Setting `stalls` makes it read a request and then only wait for the end.
     """
 
     scheme: ClassVar[str]
@@ -42,6 +42,8 @@ class RecordingProxy:
         self.stalls = False
         self.asked = asyncio.Event()
         """Set once the first request has been read."""
+        self.left = asyncio.Event()
+        """Set once a client has gone whom it made wait."""
         self.port = 0
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
@@ -90,10 +92,14 @@ class RecordingProxy:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         raise NotImplementedError
 
-    async def _note(self) -> None:
+    async def _note(self, reader: asyncio.StreamReader) -> None:
         self.asked.set()
         if self.stalls:
-            await asyncio.Event().wait()
+            try:
+                await reader.read()
+            finally:
+                self.left.set()
+            raise ConnectionResetError
 
     async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         return await asyncio.open_connection(*self.names.get(f"{host}:{port}", (host, port)))
@@ -151,7 +157,7 @@ class ConnectProxy(RecordingProxy):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         request = ConnectRequest((await reader.readuntil(b"\r\n\r\n"))[:-4])
         self.requests.append(request)
-        await self._note()
+        await self._note(reader)
         if self.answer is not None:
             await _send(writer, self.answer)
             return
@@ -224,7 +230,7 @@ class SocksProxy(RecordingProxy):
             host = socket.inet_ntop(family, await reader.readexactly(length))
         port = int.from_bytes(await reader.readexactly(2), "big")
         self.requests.append(SocksRequest({1: "ipv4", 3: "name", 4: "ipv6"}[kind], host, port, username))
-        await self._note()
+        await self._note(reader)
         upstream = None
         reply = (0 if command == 1 else 7) if self.reply is None else self.reply
         if reply == 0:

@@ -303,6 +303,24 @@ async def test_hanging_file_system(file: Path) -> None:
     assert watched.calls == 0
 
 
+def test_hanging_file_system_outlives_the_loop(file: Path) -> None:
+    """Nor does it matter that the event loop is closed when the stat comes back."""
+    HangingPath.hanging.clear()
+    HangingPath.released.clear()
+    paths = [file]
+
+    async def watch() -> None:
+        async with FileWatcher(lambda: paths, lambda: None, period_seconds=PERIOD_SECONDS):
+            paths[:] = [HangingPath(file)]
+            await asyncio.to_thread(HangingPath.hanging.wait)
+
+    asyncio.run(watch())
+    (thread,) = watcher_threads()
+    HangingPath.released.set()
+    # An exception in the thread would be a warning, and so a failure.
+    thread.join()
+
+
 def test_hanging_file_system_at_exit(file: Path) -> None:
     """Nor does it keep the process from ending."""
     program = f"""
