@@ -14,6 +14,7 @@ import signal
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
+from itertools import chain
 
 from kproxy.credentials import ClientCertificate, Credential, bearer, place
 from kproxy.credentials.exec_credential import ExecStatus, clean_hint, exec_info, parse_output
@@ -108,47 +109,48 @@ class ExecPlugin:
         is_interactive = self._is_interactive()
         environment = self._environment(is_interactive)
         loop = asyncio.get_running_loop()
+        output = _Output(loop)
         # A pipe of our own: with asyncio's, the end of the plugin does not show before the end of the
         # pipe, which a daemon that it leaves behind may hold open for ever.
         read_end, write_end = os.pipe()
-        with os.fdopen(read_end, "rb", 0) as reader:
-            try:
-                process = await asyncio.create_subprocess_exec(
-                    program,
-                    *self._config.args,
-                    stdin=None if is_interactive else DEVNULL,
-                    stdout=write_end,
-                    env=environment,
-                    # A session of its own, to end it with its children. With the terminal it stays in
-                    # ours: in another one it could not read from it.
-                    start_new_session=not is_interactive,
-                )
-            except OSError as error:
-                raise self._error(self._start_failure(program, error)) from None
-            except ValueError as error:
-                raise self._error(f"exec: {program}: {error}; see args and env of the exec entry") from None
-            finally:
-                os.close(write_end)
-            output = _Output(loop)
-            try:
-                transport, _ = await loop.connect_read_pipe(lambda: output, reader)
-                async with asyncio.timeout(self._timeout_seconds):
-                    code = await process.wait()
-            except TimeoutError:
-                raise self._error(
-                    f"exec: executable {program} did not end within {self._timeout_seconds:g} s and was "
-                    "stopped; if it waits for a login, finish that sooner or raise --exec-timeout"
-                ) from None
-            finally:
-                if process.returncode is None:
-                    await _end(process, has_own_session=not is_interactive)
-            await asyncio.wait((output.ended,), timeout=DRAIN_SECONDS)
-            transport.close()
+        with os.fdopen(write_end, "wb", 0) as writer:
+            transport, _ = await loop.connect_read_pipe(lambda: output, os.fdopen(read_end, "rb", 0))
+            with contextlib.closing(transport):
+                try:
+                    process = await asyncio.create_subprocess_exec(
+                        program,
+                        *self._config.args,
+                        stdin=None if is_interactive else DEVNULL,
+                        stdout=writer,
+                        env=environment,
+                        # A session of its own, to end it with its children. With the terminal it stays
+                        # in ours: in another one it could not read from it.
+                        start_new_session=not is_interactive,
+                    )
+                except OSError as error:
+                    raise self._error(self._start_failure(program, error)) from None
+                writer.close()
+                code = await self._exit_code(process, program, has_own_session=not is_interactive)
+                await asyncio.wait((output.ended,), timeout=DRAIN_SECONDS)
         if code != 0:
             raise self._error(self._exit_failure(program, code))
         if output.is_too_long:
             raise self._error(f"exec: executable {program} printed more than {LIMIT_BYTES >> 20} MiB")
         return bytes(output.data)
+
+    async def _exit_code(self, process: Process, program: str, *, has_own_session: bool) -> int:
+        """Wait for the end of the plugin, which comes in any case."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await process.wait()
+        except TimeoutError:
+            raise self._error(
+                f"exec: executable {program} did not end within {self._timeout_seconds:g} s and was "
+                "stopped; if it waits for a login, finish that sooner or raise --exec-timeout"
+            ) from None
+        finally:
+            if process.returncode is None:
+                await _end(process, has_own_session=has_own_session)
 
     def _find(self) -> str:
         """The path of the program, which the policy lets us run."""
@@ -190,6 +192,9 @@ class ExecPlugin:
         return has_terminal
 
     def _environment(self, is_interactive: bool) -> dict[str, str]:
+        if any("\0" in text for text in (*self._config.args, *chain.from_iterable(self._config.env))):
+            # uvloop would cut it off there, asyncio raise a ValueError.
+            raise self._error("exec: args or env hold a NUL character; take it out")
         environment = dict(self._environ)
         if self._has_extra_path:
             # Plugins start helpers that are found where they are found themselves.

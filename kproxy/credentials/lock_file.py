@@ -40,14 +40,16 @@ def locked(
     """Hold the lock of every file in `paths`, in sorted order like all others who do.
 
     Blocks, so it is not for the event loop. `clock` counts seconds since the epoch. A stale lock is taken
-    over, with a warning. Raises LockedError after `wait_seconds`, OSError when a lock cannot be made.
+    over, with a warning. Where no lock file can be made none is needed: no more can the file be replaced.
+    Raises LockedError after `wait_seconds`.
     """
     with _turn, contextlib.ExitStack() as held:
         deadline = time.monotonic() + wait_seconds
         for path in sorted(set(paths)):
             lock_path = f"{path}.lock"
-            _acquire(lock_path, deadline, clock)
-            held.callback(_remove, lock_path)
+            with contextlib.suppress(OSError):
+                _acquire(lock_path, deadline, clock)
+                held.callback(_remove, lock_path)
         yield
 
 

@@ -58,7 +58,7 @@ class TokenStore:
     def write(self, values: Mapping[str, str]) -> None:
         """Set `values`. The file keeps its mode; it is replaced at one stroke. Raises StoreError."""
         try:
-            with locked(filter(_can_change, self._lock_paths), clock=self._clock):
+            with locked(self._lock_paths, clock=self._clock):
                 data = self._read_bytes()
                 _replace(self._path, _edited(data, self._user_name, values, self._path))
         except LockedError as error:
@@ -171,11 +171,6 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(
     str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"')
 )
-
-
-def _can_change(path: Path) -> bool:
-    """Whether the file's directory is there and ours to write: what nobody can change needs no lock."""
-    return os.access(path.parent, os.W_OK)
 
 
 def _replace(path: Path, data: bytes) -> None:

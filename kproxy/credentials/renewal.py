@@ -124,7 +124,7 @@ class RenewingSource:
         if isinstance(self._outcome, CredentialError):
             # One object is raised to many callers: without this each would add its frames to it.
             raise self._outcome.with_traceback(None)
-        assert self._outcome is not None  # noqa: S101 - asked for only after a renewal has ended
+        assert self._outcome is not None
         return self._outcome
 
     def _begin(self) -> asyncio.Task[None]:
