@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from kproxy.downstream import Downstream
-from kproxy.errors import BadRequest, Denied, KproxyError, NotServed
+from kproxy.errors import BadRequest, KproxyError, NotServed
 from kproxy.headers import map_target, quote_target
 from kproxy.policy import Policy
 from kproxy.relay import Relay
@@ -43,7 +43,7 @@ class Route:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prefixes:
-    """Where things are mounted; both begin and end with a slash. An API prefix that begins with /api stays."""
+    """Where things are mounted; both begin and end with a slash. A prefix in /api stays in the target."""
 
     api: str
     www: str | None
@@ -103,12 +103,12 @@ class App:
                 return
             route = self._decide(head)
             self._remember(key, route)
-        if route.refusal is not None:
-            raise route.refusal
         upstream = self._upstreams.default
         exchange = downstream.exchange
         exchange.context = upstream.name
         exchange.info = route.info
+        if route.refusal is not None:
+            raise route.refusal
         self._relay.begin(downstream, upstream, map_target(route.target, upstream.base_path), extra_fields)
 
     def _remember(self, key: tuple[str, str, bool], route: Route) -> None:
@@ -176,11 +176,8 @@ class App:
             api = self._prefixes.api
             return Route(NotServed(f"nothing is served at {_shown(head.target)}; the API is at {api}"))
         path = target.partition("?")[0]
-        denied: Denied | None = self._policy.check_request(head.method, path)
-        if denied is not None:
-            return Route(denied)
         info = parse(head.method, target, is_upgrade=head.is_upgrade)
-        return Route(None, target, info)
+        return Route(self._policy.check_request(head.method, path), target, info)
 
     def _strip(self, target: str) -> str | None:
         """The target as the API server knows it, None when it is outside the API prefix."""

@@ -26,8 +26,8 @@ MAX_DRAINED_BYTES = 256 * 1024
 LINGER_SECONDS = 2.0
 # A client that has begun a head must finish it (slowloris); an idle connection may stay as long as it likes.
 HEAD_SECONDS = 60.0
-# A client that only half-closed (`nc -N`) still reads. One that is gone looks the same until we write to it, so
-# an unfinished answer gets this long and no longer: nobody may be left to read it.
+# A client that only half-closed (`nc -N`) still reads. One that is gone looks the same until we write to it,
+# so an unfinished answer gets this long and no longer: nobody may be left to read it.
 HALF_CLOSE_SECONDS = 0.75
 
 
@@ -83,7 +83,7 @@ class Listener(Protocol):
 
 
 class Downstream(asyncio.Protocol):
-    """States: waiting for a head; handling (`_handler`), whose body may still come (`_body`); lingering; closed."""
+    """States: waiting for a head; handling (`_handler`, and `_body` while one comes); lingering; closed."""
 
     __slots__ = (
         "_body",
@@ -104,8 +104,8 @@ class Downstream(asyncio.Protocol):
         "client",
         "client_address",
         "exchange",
-        "head",
         "forwarded",
+        "head",
         "is_write_paused",
         "transport",
     )

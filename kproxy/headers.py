@@ -17,8 +17,8 @@ from urllib.parse import quote_from_bytes
 from kproxy import __version__
 from kproxy.wire import RequestHead, ResponseHead
 
-# Connection-specific fields of RFC 9110 7.6.1 and RFC 2616 13.5.1. Transfer-Encoding and Trailer belong to the
-# framing, which is kept when it is passed on untouched.
+# Connection-specific fields of RFC 9110 7.6.1 and RFC 2616 13.5.1. Transfer-Encoding and Trailer belong to
+# the framing, which is kept when it is passed on untouched.
 _HOP_BY_HOP = frozenset(
     (b"connection", b"keep-alive", b"proxy-connection", b"proxy-authenticate", b"proxy-authorization", b"te",
      b"upgrade")
@@ -97,7 +97,7 @@ def map_target(target: str, base_path: str) -> str:
 
 
 def quote_target(target: str) -> str:
-    """A target as it may stand in a Location field: bytes beyond ASCII are percent-encoded, the rest stays."""
+    """A target as it may stand in a Location field: bytes beyond ASCII are percent-encoded, no others."""
     return quote_from_bytes(target.encode("latin-1"), safe=_VISIBLE)
 
 
@@ -192,9 +192,9 @@ def response_block(
 ) -> bytes:
     """The head to send downstream, empty line included.
 
-    With `keeps_framing` Content-Length, Transfer-Encoding and Trailer stay as the API server wrote them (only
-    the length where there is no body); otherwise `framing` (whole lines, may be empty) stands in for them. `connection` is the line for
-    Connection or empty, `extra` whole lines of ours.
+    With `keeps_framing` Content-Length, Transfer-Encoding and Trailer stay as the API server wrote them
+    (without a body only the length); otherwise `framing`, whole lines or nothing, stands in for them.
+    `connection` is the line for Connection or empty, `extra` whole lines of ours.
     """
     names = head.names
     tail = connection + extra

@@ -38,7 +38,7 @@ EVENTS: Mapping[str, str] = {
     "credential.reloaded": "A credential file has changed and was read again.",
     "internal.failed": "A bug in kproxy: the request was answered 500; please report the traceback.",
     "kubeconfig.lock_removed": "A lock on the kubeconfig was left over by a dead process and was removed.",
-    "kubeconfig.reload_failed": "A changed kubeconfig cannot be used; what was in force stays. `problems` says why.",
+    "kubeconfig.reload_failed": "A changed kubeconfig cannot be used, for these `problems`; the old stays.",
     "kubeconfig.reloaded": "A changed kubeconfig is in force; with the context and the kind of credential.",
     "kubeconfig.write_failed": "Renewed OIDC tokens could not be written back to the kubeconfig.",
     "library.reported": "A Python library had something to say.",

@@ -288,7 +288,7 @@ class Option:
         return "[hidden]" if self.secret and value else self.kind.show(value)
 
 
-def option(default: Any, help: str, group: str, kind: Kind, **more: Any) -> Any:  # noqa: A002
+def option(default: Any, help: str, group: str, kind: Kind, **more: Any) -> Any:  # noqa: A002 -- as --help
     """A dataclass field that carries an `Option`; `more` are fields of it that are not as usual."""
     about = {"kind": kind, "help": help, "group": group, **more}
     return field(default=default, repr=not more.get("secret", False), metadata=about)

@@ -327,7 +327,7 @@ class RelayedRequest:
         return wants_payload
 
     def _may_renew(self) -> bool:
-        """Whether this 401 may be the fault of a stale credential of ours, and the request can be sent again."""
+        """Whether a stale credential of ours may be why, and the request can be sent again."""
         credential = self._credential
         if (
             credential is None

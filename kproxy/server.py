@@ -16,6 +16,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 
 import structlog
@@ -121,7 +122,7 @@ async def _serve(
             await owned.enter_async_context(_Reloading(config, plan, upstreams, loop))
         if config.www:
             # After the start and before the first page: the import would hold up every stream for 0.2 s.
-            import kproxy.pages  # noqa: F401  # imported to be there
+            import_module("kproxy.pages")
         # What exists now stays: without this every full collection would walk all modules again.
         gc.collect()
         gc.freeze()

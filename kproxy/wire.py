@@ -30,8 +30,8 @@ _is_chunk_line = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f
 _is_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
 _split_absolute = re.compile(r"(?i)https?://([^/?#]*)(.*)").fullmatch
 
-# Heads repeat themselves: the lines of a dashboard's polls and of an API server's answers are mostly the ones seen
-# before. Lines that may hold a secret are not kept.
+# Heads repeat themselves: the lines of a dashboard's polls and of an API server's answers are mostly the ones
+# seen before. Lines that may hold a secret are not kept.
 _known_lines: dict[bytes, Field] = {}
 _known_status_lines: dict[bytes, tuple[int, int, bytes]] = {}
 _MAX_KNOWN_LINES = 2048
@@ -396,9 +396,7 @@ class ChunkedBody:
             line = self._line + data[position:line_end] if self._line else data[position:line_end]
             self._line = b""
             try:
-                if line[-1:] != b"\r":
-                    raise MalformedHeadError("a chunk line does not end in CR LF")
-                self._read_line(line[:-1])
+                self._read_line(line)
             except MalformedHeadError as error:
                 error.good_bytes = position
                 raise
@@ -412,6 +410,9 @@ class ChunkedBody:
             raise MalformedHeadError("a chunk line is too long")
 
     def _read_line(self, line: bytes) -> None:
+        if line[-1:] != b"\r":
+            raise MalformedHeadError("a chunk line does not end in CR LF")
+        line = line[:-1]
         if self._state == self._SIZE:
             match = _is_chunk_line(line)
             if not match or len(line) > MAX_CHUNK_LINE_BYTES:

@@ -41,8 +41,8 @@ class Receiver(Protocol):
     def on_upstream_resumed(self) -> None: ...
 
 
-# Every connection reads into this one and copies what came: a read of its own size would have the C library map
-# and unmap 256 KiB of memory for each answer. Nothing is kept in it between two callbacks.
+# Every connection reads into this one and copies what came: a read of its own size would have the C library
+# map and unmap 256 KiB of memory for each answer. Nothing is kept in it between two callbacks.
 _BUFFER = memoryview(bytearray(256 * 1024))
 
 

@@ -31,6 +31,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("folder", "pages"),
     ("app",),
     # The process.
+    ("listener", "reload"),
     ("server",),
     ("arguments", "cli"),
     ("__main__",),
