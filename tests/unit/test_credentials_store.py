@@ -82,6 +82,9 @@ def config_of(data: bytes, user: str = "u") -> dict[str, object]:
     return found
 
 
+FOLDED = (
+    "\n        client-id: cid\n        id-token: >-\n          f\n        refresh-token: |\n          r\n"
+)
 PROVIDER = "users:\n- name: u\n  user:\n    auth-provider:\n      name: oidc\n      config:"
 
 
@@ -90,8 +93,7 @@ PROVIDER = "users:\n- name: u\n  user:\n    auth-provider:\n      name: oidc\n  
     [
         PROVIDER + "\n        client-id: cid\n",
         PROVIDER + "\n          # first\n          client-id: cid\n          id-token:\n",
-        PROVIDER
-        + "\n        client-id: cid\n        id-token: >-\n          folded\n        refresh-token: |\n          r\n",
+        PROVIDER + FOLDED,
         PROVIDER + ' {client-id: cid, "id-token": "x"}\n',
         PROVIDER + " {client-id: cid}",
         PROVIDER + "\n        client-id: cid\n        id-token: ''\n",
@@ -131,10 +133,8 @@ def test_a_byte_order_mark_stays(store: Callable[..., TokenStore], tmp_path: Pat
 
 def test_a_file_written_anew_keeps_texts_texts(store: Callable[..., TokenStore], tmp_path: Path) -> None:
     """With anchors the file is written from its meaning: what looks like another type gets quotes."""
-    text = (
-        PROVIDER
-        + '\n        client-id: cid\n        id-token: &t x\nalias: *t\nodd: ["y", "1e3", "2020-01-02", 1, yes]\n'
-    )
+    odd = 'alias: *t\nodd: ["y", "1e3", "2020-01-02", 1, yes]\n'
+    text = PROVIDER + "\n        client-id: cid\n        id-token: &t x\n" + odd
     store(text).write(NEW)
     document = parse((tmp_path / "kc").read_bytes())
     assert isinstance(document, dict)
