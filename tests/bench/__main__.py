@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import contextlib
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -36,6 +37,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every value there")
     parser.add_argument("--update-readme", action="store_true", help="rewrite the table in README.md")
     parser.add_argument("--kubectl", metavar="PATH", help="the kubectl to compare with")
+    parser.add_argument("--http1", action="store_true", help="the upstream offers no HTTP/2 (to kubectl)")
     parser.add_argument("--list", action="store_true", help="print the names of the rows")
     return parser.parse_args()
 
@@ -74,6 +76,8 @@ async def run(bench: Bench, chosen: list[Measure], present: list[Contender], res
 
 
 def main() -> int:
+    # As Ctrl-C: the programs that were started are ended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     options = arguments()
     scale = QUICK if options.quick else Scale()
     if options.rounds:
@@ -88,13 +92,15 @@ def main() -> int:
     if options.proxies:
         candidates = [each for each in candidates if each.name in options.proxies.split(",")]
     results = Results()
+    if options.http1:
+        results.problems.append("the upstream offered HTTP/1.1 alone (--http1)")
     load = os.getloadavg()[0]
     if load > 0.5:
         results.problems.append(f"the load average was {load:.1f} at the start; trust ratios alone")
     results.problems += [f"{each.name}: {each.missing}" for each in candidates if each.missing]
     with tempfile.TemporaryDirectory(prefix="kproxy-bench-") as name:
         directory = Path(name)
-        upstream = Upstream(directory)
+        upstream = Upstream(directory, offers_http2=not options.http1)
         bench = Bench(upstream, directory, scale)
         try:
             upstream.start()

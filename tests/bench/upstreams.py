@@ -44,7 +44,7 @@ http {{
   open_file_cache max=16;
   upstream streams {{ server 127.0.0.1:{stream_port}; keepalive 16; }}
   server {{
-    listen 127.0.0.1:{port} ssl http2 backlog=4096;
+    listen 127.0.0.1:{port} ssl {http2} backlog=4096;
     http2_max_concurrent_streams 250;
     ssl_certificate server.pem;
     ssl_certificate_key server.key;
@@ -139,8 +139,9 @@ class StreamServer(Process):
 class Upstream:
     """Both programs, and the papers a client needs: CA, certificate and key as files in `directory`."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, offers_http2: bool = True) -> None:
         self.directory = directory
+        self._offers_http2 = offers_http2
         ca = pki.CA("benchmark-ca")
         self.ca_pem = ca.pem
         self.client_certificate = ca.issue("benchmark", client=True, organizations=["system:masters"])
@@ -167,6 +168,7 @@ class Upstream:
         configuration = UPSTREAM_CONF.format(
             user=nginx_user(),
             port=port,
+            http2="http2" if self._offers_http2 else "",
             stream_port=self.streams.port,
             directory=self.directory,
             layout=layout,

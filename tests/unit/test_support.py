@@ -14,7 +14,7 @@ import pytest
 
 from tests.support import answers, pki, secrets
 from tests.support.client import RawClient, request_bytes
-from tests.support.program import KubectlProxy, Process, kubeconfig
+from tests.support.program import KubectlProxy, Process, Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
 
 CA = pki.CA()
@@ -300,3 +300,16 @@ def test_cpu_and_descendants_are_counted() -> None:
     with python(code + "; import time; time.sleep(60)") as process:
         process.wait_for_output("done", "stdout")
         assert process.cpu_seconds() >= 0.29
+
+
+async def test_program_is_kproxy_as_shipped(tmp_path: Path) -> None:
+    """`Program` serves on the port it tells, through the kubeconfig it was given, and exits with 0."""
+    token = secrets.plant("token")
+    async with ByteUpstream(answers.echo(), tls=CA.server_context()) as upstream:
+        config = kubeconfig(tmp_path, upstream, ca_pem=CA.pem, token=token)
+        async with Program(kubeconfig=config) as program:
+            async with await RawClient.connect(program.address) as client:
+                response = await client.request("GET", "/api/v1/pods?limit=1")
+            assert response.json()["target"] == "/api/v1/pods?limit=1"
+            assert upstream.requests[0].value("authorization") == f"Bearer {token}"
+            assert await program.stopped() == 0
