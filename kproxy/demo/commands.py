@@ -6,6 +6,7 @@ import asyncio
 import io
 import platform
 import posixpath
+import re
 import tarfile
 from collections.abc import AsyncIterator
 
@@ -27,9 +28,7 @@ async def _echo(shell: Shell, arguments: list[str], streams: Streams) -> int:
         words = words[1:]
     text = " ".join(words)
     if escapes:
-        first, *parts = text.replace("\\\\", "\\\\\0").split("\\")
-        text = first + "".join(_ESCAPES.get(part[:1], "\\" + part[:1]) + part[1:] for part in parts)
-        text = text.replace("\0", "")
+        text = re.sub(r"\\(.)", lambda found: _ESCAPES.get(found[1], found[0]), text)
     await streams.out((text + end).encode())
     return 0
 
@@ -197,16 +196,20 @@ async def _exit(shell: Shell, arguments: list[str], streams: Streams) -> int:
 
 async def _test(shell: Shell, arguments: list[str], streams: Streams) -> int:
     words = [word for word in arguments[1:] if word != "]"]
+    negated = words[:1] == ["!"]
+    return int(_holds(shell, words[1:] if negated else words) == negated)
+
+
+def _holds(shell: Shell, words: list[str]) -> bool:
     files = shell.container.files
     if len(words) == 2 and words[0] in ("-d", "-e", "-f"):
         path = shell.container.path(shell.directory, words[1])
-        found = (words[0] != "-f" and files.is_directory(path)) or (words[0] != "-d" and files.is_file(path))
-        return 0 if found else 1
+        return (words[0] != "-f" and files.is_directory(path)) or (words[0] != "-d" and files.is_file(path))
     if len(words) == 2 and words[0] in ("-n", "-z"):
-        return 0 if bool(words[1]) == (words[0] == "-n") else 1
+        return bool(words[1]) == (words[0] == "-n")
     if len(words) == 3 and words[1] in ("=", "==", "!="):
-        return 0 if (words[0] == words[2]) == (words[1] != "!=") else 1
-    return 0 if words and words[0] else 1
+        return (words[0] == words[2]) == (words[1] != "!=")
+    return bool(words and words[0])
 
 
 async def _touch(shell: Shell, arguments: list[str], streams: Streams) -> int:

@@ -27,7 +27,7 @@ class Files:
     """A file system of a few files, in memory. Paths are absolute and normal (see `Container.path`)."""
 
     def __init__(self, files: dict[str, bytes], directories: tuple[str, ...]) -> None:
-        self._files = dict(files)
+        self._files = {path: bytearray(content) for path, content in files.items()}
         self._directories = {"/", *directories}
         for path in (*files, *directories):
             self._add_parents(path)
@@ -45,22 +45,23 @@ class Files:
             raise FileError(errno.EISDIR, path)
         if path not in self._files:
             raise FileError(errno.ENOENT, path)
-        return self._files[path]
+        return bytes(self._files[path])
 
     def write(self, path: str, content: bytes) -> None:
+        if path in self._files:
+            self._files[path].clear()
+        self.append(path, content)
+
+    def append(self, path: str, content: bytes) -> None:
         if path == "/dev/null":
             return
         if path in self._directories:
             raise FileError(errno.EISDIR, path)
         if posixpath.dirname(path) not in self._directories:
             raise FileError(errno.ENOENT, path)
-        others = sum(len(each) for name, each in self._files.items() if name != path)
-        if others + len(content) > _DISK_BYTES:
+        if sum(map(len, self._files.values())) + len(content) > _DISK_BYTES:
             raise FileError(errno.ENOSPC, path)
-        self._files[path] = content
-
-    def append(self, path: str, content: bytes) -> None:
-        self.write(path, (self.read(path) if path in self._files else b"") + content)
+        self._files.setdefault(path, bytearray()).extend(content)
 
     def make_directory(self, path: str) -> None:
         if path in self._files or path in self._directories:

@@ -90,7 +90,8 @@ class Log:
 
     def _line(self, number: int) -> bytes:
         at = self._at(number)
-        chance = random.Random(zlib.crc32(f"{self._pod.value['metadata']['uid']}/{number}".encode()))  # noqa: S311
+        seed = zlib.crc32(f"{self._pod.value['metadata']['uid']}/{number}".encode())
+        chance = random.Random(seed)  # noqa: S311 -- the same line at every read
         content = (
             f"made-up line {number} of {self._container}: GET {chance.choice(_PATHS)} 200 "
             f"in {chance.randint(1, 90)} ms\n"

@@ -194,7 +194,7 @@ class Objects:
         return Written(stored=self._commit(target, new, options), warning=warning)
 
     def _rescale(self, target: Target, old: Stored, body: Any, options: Options) -> Written:
-        if not isinstance(body, dict) or body.get("kind") != "Scale":
+        if not isinstance(body, dict) or body.get("kind", "Scale") != "Scale":
             raise bad_request("the body of a scale request must be a Scale of autoscaling/v1")
         _check_version(target, old, body.get("metadata") or {})
         spec = body.get("spec") or {}

@@ -59,7 +59,7 @@ def seed(store: Store, *, extra_pods: int, extra_pod_bytes: int) -> None:
     planter.plant(SECRETS, "default", "demo-token", {"stringData": {"token": "this-is-not-a-real-token"}})
     planter.plant(CRDS, "", "crontabs.stable.example.com", {"spec": _CRONTABS})
     crontabs = Registry(store).find("stable.example.com", "v1", "crontabs")
-    assert crontabs is not None  # noqa: S101 -- planted on the line before
+    assert crontabs is not None
     for namespace, name, cron in (("default", "my-crontab", "*/5 * * * *"), ("shop", "nightly", "0 3 * * *")):
         planter.plant(crontabs, namespace, name, {"spec": {"cronSpec": cron, "image": "demo/cron:1"}})
     planter.plant_bulk(extra_pods, extra_pod_bytes)

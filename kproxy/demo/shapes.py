@@ -145,9 +145,10 @@ def check_types(kind: Kind, value: Json) -> None:
     for path, wanted in (*_METADATA.items(), *more.items()):
         for found in _at(value, path.replace("[]", ".[]").split(".")):
             if not isinstance(found, wanted) or (wanted is int and isinstance(found, bool)):
+                given = _GO_NAMES.get(type(found), "null")
                 raise bad_request(
                     f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
-                    f"json: cannot unmarshal {_GO_NAMES[type(found)]} into Go struct field "
+                    f"json: cannot unmarshal {given} into Go struct field "
                     f"{kind.kind}.{path} of type {_GO_NAMES[wanted]}"
                 )
 

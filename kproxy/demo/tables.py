@@ -44,12 +44,12 @@ def columns_of(kind: Kind) -> tuple[Column, ...]:
     return _COLUMNS.get(kind.resource, (_NAME, _CREATED))
 
 
-def _field(name: str, path: str, *, empty: Any = _NONE, priority: int = 0, type: str = "string") -> Column:  # noqa: A002
+def _field(name: str, path: str, *, empty: Any = _NONE, priority: int = 0, kind: str = "string") -> Column:
     def cell(value: Json, now: float) -> Any:
         found = field_at(value, path)
         return empty if found in (None, "") else found
 
-    return Column(name, cell, type, priority=priority)
+    return Column(name, cell, kind, priority=priority)
 
 
 def _since(text: Any, now: float) -> str:
@@ -224,14 +224,14 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         _field("Source", "source.component", empty="", priority=1),
         _field("Message", "message", empty=""),
         Column("First Seen", _seen("firstTimestamp"), priority=1),
-        _field("Count", "count", type="integer", empty=1, priority=1),
+        _field("Count", "count", kind="integer", empty=1, priority=1),
         Column("Name", lambda value, now: value["metadata"]["name"], format="name", priority=1),
     ),
     "deployments.apps": (
         _NAME,
         Column("Ready", _replicas),
-        _field("Up-to-date", "status.updatedReplicas", type="integer", empty=0),
-        _field("Available", "status.availableReplicas", type="integer", empty=0),
+        _field("Up-to-date", "status.updatedReplicas", kind="integer", empty=0),
+        _field("Available", "status.availableReplicas", kind="integer", empty=0),
         _AGE,
         Column("Containers", _of_containers("name"), priority=1),
         Column("Images", _of_containers("image"), priority=1),
