@@ -8,24 +8,22 @@ absolute form): a connection then means the same with and without a proxy.
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import ssl
-from base64 import b64encode
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
 
-from kproxy import __version__
-from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamUnreachable
+from kproxy.errors import KproxyError, UpstreamTimeout
 from kproxy.kubeconfig import Cluster
 from kproxy.tls import client_context
 from kproxy.upstream.failures import FOREIGN, Hop, explain
 from kproxy.upstream.proxies import Proxy
+from kproxy.upstream.proxytalk import Gate, connect_request, http_refusal, proxy_hop, socks_refusal
 from kproxy.upstream.sockets import Keepalive, open_socket
-from kproxy.wire import MalformedHeadError, find_head
+from kproxy.wire import MalformedHeadError
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 _Result = TypeVar("_Result")
@@ -101,9 +99,9 @@ class Dialer:
         if proxy is None:
             sock = await self._connect(self._host, self._port, server)
         elif proxy.scheme in ("socks5", "socks5h"):
-            sock = await self._connect_by_socks(proxy, _proxy_hop(server, proxy))
+            sock = await self._connect_by_socks(proxy, proxy_hop(server, proxy))
         else:
-            tunnel, gate = await self._open_tunnel(proxy, _proxy_hop(server, proxy))
+            tunnel, gate = await self._open_tunnel(proxy, proxy_hop(server, proxy))
             return await self._pass_through(tunnel, gate, protocol_factory, ssl_context, hostname, server)
         return await self._adopt(sock, protocol_factory, ssl_context, hostname, server)
 
@@ -148,18 +146,18 @@ class Dialer:
 
     # -- HTTP proxies --
 
-    async def _open_tunnel(self, proxy: Proxy, hop: Hop) -> tuple[asyncio.Transport, _Gate]:
+    async def _open_tunnel(self, proxy: Proxy, hop: Hop) -> tuple[asyncio.Transport, Gate]:
         """A transport through which the server is reached, once the proxy has agreed (RFC 9110, 9.3.6)."""
         if proxy.scheme == "https" and self._proxy_ssl_context is None:
             self._proxy_ssl_context = self._make_proxy_ssl_context()
         sock = await self._connect(proxy.host, proxy.port, hop)
-        transport, gate = await self._adopt(sock, _Gate, self._proxy_ssl_context, proxy.host, hop)
+        transport, gate = await self._adopt(sock, Gate, self._proxy_ssl_context, proxy.host, hop)
         with _aborted_on_failure(transport):
-            transport.write(_connect_request(self._authority, proxy))
+            transport.write(connect_request(self._authority, proxy))
             answer = gate.read_answer()
             status = await _within(self._timeouts.dial_seconds, "its answer to CONNECT", answer, hop)
             if not 200 <= status < 300:
-                raise _http_refusal(status, self._authority, proxy, hop)
+                raise http_refusal(status, self._authority, proxy, hop)
             if gate.received:
                 raise explain(MalformedHeadError("bytes behind its answer to CONNECT"), hop)
         return transport, gate
@@ -167,7 +165,7 @@ class Dialer:
     async def _pass_through(
         self,
         tunnel: asyncio.Transport,
-        gate: _Gate,
+        gate: Gate,
         protocol_factory: Callable[[], _Protocol],
         ssl_context: ssl.SSLContext | None,
         hostname: str,
@@ -177,7 +175,7 @@ class Dialer:
         transport: asyncio.Transport | None = tunnel
         with _aborted_on_failure(tunnel):
             if ssl_context is not None:
-                gate = _Gate()
+                gate = Gate()
                 transport = await self._start_tls(tunnel, gate, ssl_context, hostname, hop)
             if transport is None or gate.is_lost:
                 raise explain(gate.error or ConnectionResetError(), hop)
@@ -188,7 +186,7 @@ class Dialer:
         return transport, protocol
 
     async def _start_tls(
-        self, tunnel: asyncio.Transport, gate: _Gate, ssl_context: ssl.SSLContext, hostname: str, hop: Hop
+        self, tunnel: asyncio.Transport, gate: Gate, ssl_context: ssl.SSLContext, hostname: str, hop: Hop
     ) -> asyncio.Transport | None:
         """With an https proxy this is TLS inside TLS: asyncio (since 3.11) and uvloop both can."""
         step = asyncio.get_running_loop().start_tls(
@@ -228,7 +226,7 @@ class Dialer:
         try:
             return await _within(seconds, "connecting", step, hop)
         except ProxyError as error:
-            raise _socks_refusal(error.error_code, str(error), self._authority, hop) from None
+            raise socks_refusal(error.error_code, str(error), self._authority, hop) from None
 
 
 def _check_hostname(ssl_context: ssl.SSLContext, hostname: str, hop: Hop) -> None:
@@ -268,98 +266,3 @@ class _Connector:
 
     async def connect(self, dest_host: str, dest_port: int, **_: object) -> socket.socket:
         return await self._connect(dest_host, dest_port)
-
-
-class _Gate(asyncio.Protocol):
-    """Keeps what a peer says until the protocol that it is meant for takes over."""
-
-    def __init__(self) -> None:
-        self.received = bytearray()
-        self._news = asyncio.Event()
-        self.is_lost = False
-        self.error: Exception | None = None
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        self._news.set()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
-        self.error = exc
-        self._news.set()
-
-    async def read_answer(self) -> int:
-        """The status of the final answer to CONNECT. Raises OSError, or ValueError if it is not HTTP."""
-        while True:
-            while (end := find_head(self.received)) < 0:
-                if self.is_lost:
-                    raise self.error or ConnectionResetError()
-                self._news.clear()
-                await self._news.wait()
-            status_line = re.match(rb"HTTP/1\.[01] ([1-9]\d\d)(?: |$)", self.received[:end].split(b"\r\n")[0])
-            if status_line is None:
-                raise MalformedHeadError("no status line")
-            del self.received[: end + 4]
-            if (status := int(status_line[1])) >= 200:
-                return status
-
-    def hand_over(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
-        transport.set_protocol(protocol)
-        protocol.connection_made(transport)
-
-
-# -- what proxies are told, and how they say no --
-
-
-def _connect_request(authority: str, proxy: Proxy) -> bytes:
-    lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", f"User-Agent: kproxy/{__version__}"]
-    if proxy.username is not None:
-        credentials = b64encode(f"{proxy.username}:{proxy.password or ''}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {credentials}")
-    return "\r\n".join([*lines, "", ""]).encode("ascii")
-
-
-def _proxy_hop(server: Hop, proxy: Proxy) -> Hop:
-    where = f"{proxy} ({proxy.source})"
-    return Hop(
-        prefix=f"{server.prefix} through proxy {where}",
-        peer="proxy",
-        host=proxy.host,
-        trust="that this machine's certificate store has the proxy's authority (SSL_CERT_FILE names another)",
-        name=f"the host in {proxy.source}",
-        identity="what the proxy asks of its clients",
-    )
-
-
-def _http_refusal(status: int, authority: str, proxy: Proxy, hop: Hop) -> KproxyError:
-    if status == 407 and proxy.username is None:
-        text = f"it asks for a user name and password (407); write them into {proxy.source}"
-    elif status == 407:
-        text = f"it does not take the user name and password in {proxy.source} (407; Basic is all we speak)"
-    elif status == 504:
-        return UpstreamTimeout(f"{hop.prefix}: it got no answer from {authority} (504)")
-    elif status in (502, 503):
-        text = f"it cannot reach {authority} ({status}); is the cluster up?"
-    else:
-        text = f"it refuses to connect to {authority} ({status}); its rules may forbid this host or port"
-    proxy_error = "proxy_configuration_error" if status == 407 else "destination_unavailable"
-    return UpstreamUnreachable(f"{hop.prefix}: {text}", proxy_error)
-
-
-# The replies of RFC 1928, section 6.
-_SOCKS_REPLIES = {
-    2: "destination_ip_prohibited",
-    3: "destination_ip_unroutable",
-    4: "destination_ip_unroutable",
-    5: "connection_refused",
-    6: "connection_timeout",
-}
-
-
-def _socks_refusal(reply: int | None, text: str, authority: str, hop: Hop) -> KproxyError:
-    if reply is None:
-        return UpstreamUnreachable(
-            f"{hop.prefix}: {text.lower()}; check its user name and password", "proxy_configuration_error"
-        )
-    proxy_error = _SOCKS_REPLIES.get(reply, "destination_unavailable")
-    return UpstreamUnreachable(f"{hop.prefix}: it cannot reach {authority}: {text.lower()}", proxy_error)
