@@ -14,8 +14,9 @@ from typing import Any, Protocol, cast
 
 from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
 from kproxy.exchange import Exchange
+from kproxy.framing import Body, ChunkedBody, LengthBody
 from kproxy.headers import answer_block
-from kproxy.wire import Body, ChunkedBody, Field, LengthBody, MalformedHeadError, RequestHead, find_head
+from kproxy.wire import Field, MalformedHeadError, RequestHead, find_head
 
 # Bytes of later, pipelined requests that are kept while one is being answered; then reading stops.
 MAX_PIPELINED_BYTES = 64 * 1024

@@ -10,6 +10,9 @@ from __future__ import annotations
 import asyncio
 import zlib
 
+import structlog
+
+from kproxy.answer import Answer
 from kproxy.credentials import Credential
 from kproxy.downstream import Downstream
 from kproxy.errors import (
@@ -21,33 +24,20 @@ from kproxy.errors import (
     UpstreamProtocolError,
     UpstreamUnreachable,
 )
-from kproxy.headers import (
-    is_gzip,
-    may_ask_for_gzip,
-    request_block,
-    response_block,
-    upgrade_block,
-)
+from kproxy.framing import Body, body_of, chunk, last_chunk
+from kproxy.headers import may_ask_for_gzip, request_block, upgrade_block
 from kproxy.tunnel import Tunnel
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.upstream import Upstream
-from kproxy.wire import (
-    ChunkedBody,
-    CloseBody,
-    Field,
-    LengthBody,
-    RequestHead,
-    ResponseHead,
-    chunk,
-    last_chunk,
-)
+from kproxy.wire import Field, RequestHead, ResponseHead
+
+_log = structlog.get_logger()
 
 # Request bodies up to this size are kept until the answer begins, to be sent once more after a 401 or on a
 # fresh connection when a reused one turned out to be dead.
 MAX_REPLAYED_BYTES = 64 * 1024
 # How long the API server may keep a client waiting for its 100 before we send it ourselves; Go's default.
 CONTINUE_SECONDS = 1.0
-_UNPACKED_BYTES = 256 * 1024
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 # RFC 9110 section 9.2.2: what a proxy may repeat of its own accord.
@@ -114,24 +104,20 @@ class RelayedRequest:
     __slots__ = (
         "_answer",
         "_asked_for_gzip",
-        "_block",
         "_body_is_complete",
         "_connection",
         "_continue_timer",
         "_credential",
-        "_ends_by_close",
         "_extra_fields",
         "_held",
-        "_packed",
         "_pending",
-        "_reframes",
         "_relay",
+        "_renews_once",
         "_replay",
-        "_reread_401",
         "_target",
         "_task",
+        "_trailers",
         "_tunnel",
-        "_unpacker",
         "downstream",
         "method",
         "upstream",
@@ -155,17 +141,12 @@ class RelayedRequest:
         # Body bytes that came before there was a connection, and all of them while they may be sent again.
         self._pending = b""
         self._replay: bytes | None = b""
-        self._answer: ResponseHead | None = None
-        # The head of the answer, until its first body bytes or the end of what arrived with it.
-        self._block = b""
-        # The 401 that is held back while the credential is renewed: its head, and its body so far.
+        self._answer: Answer | None = None
+        self._trailers: list[Field] = []
+        # The 401 that is held back while the credential is renewed.
         self._held: ResponseHead | None = None
-        self._reread_401 = True
-        self._reframes = False
-        self._ends_by_close = False
+        self._renews_once = True
         self._asked_for_gzip = False
-        self._unpacker: zlib._Decompress | None = None
-        self._packed = b""
 
     # -- sending --
 
@@ -176,7 +157,11 @@ class RelayedRequest:
         credential = upstream.current_credential()
         if credential is not None and not head.is_upgrade:
             self._credential = credential
-            block = upstream.credential_block(credential)
+            try:
+                block = upstream.credential_block(credential)
+            except CredentialError as error:
+                self._fail(error)
+                return
             connection = upstream.idle_connection()
             if connection is not None:
                 self._send(connection, block)
@@ -199,9 +184,9 @@ class RelayedRequest:
             connection = None if is_retry or self.downstream.head.is_upgrade else upstream.idle_connection()
             if connection is None:
                 connection = await upstream.dial()
-        except KproxyError as error:
+        except Exception as error:
             self._task = None
-            self._fail(error)
+            self._fail(_ours(error))
             return
         self._task = None
         self._credential = credential
@@ -292,8 +277,15 @@ class RelayedRequest:
             self._connection.pause_reading()
 
     def on_downstream_resumed(self) -> None:
-        if self._packed:
-            self._unpack(b"")
+        answer = self._answer
+        if answer is not None and answer.is_behind:
+            try:
+                answer.catch_up()
+            except zlib.error as error:
+                self._break_off(error)
+                return
+            if self._connection is None:
+                self._end_answer()
         if self._connection is not None and not self.downstream.is_write_paused:
             self._connection.resume_reading()
 
@@ -315,98 +307,77 @@ class RelayedRequest:
             lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *[field[2] for field in head.fields]]
             self.downstream.write(b"\r\n".join(lines) + b"\r\n\r\n")
 
-    def on_head(self, head: ResponseHead, *, is_alone: bool) -> bool:
+    def on_head(self, head: ResponseHead, body: Body, *, is_alone: bool) -> bool:
         self._stop_continue_timer()
         if head.status == 401 and self._may_renew():
             self._held = head
             self._pending = b""
             return False
-        wants_payload = self._begin_answer(head)
+        answer = self._begin_answer(head, body)
+        if answer is None:
+            return False
         if is_alone:
-            self._write(b"")
-        return wants_payload
+            answer.flush()
+        return answer.wants_payload
 
     def _may_renew(self) -> bool:
         """Whether a stale credential of ours may be why, and the request can be sent again."""
         credential = self._credential
         if (
             credential is None
-            or not self._reread_401
+            or not self._renews_once
             or self._replay is None
             or not self._body_is_complete
             or self.downstream.head.names.get(b"authorization")
         ):
             return False
-        self._reread_401 = False
+        self._renews_once = False
         self.upstream.invalidate(credential)
         return self.upstream.current_credential() is not credential
 
-    def _begin_answer(self, head: ResponseHead) -> bool:
+    def _begin_answer(self, head: ResponseHead, body: Body) -> Answer | None:
+        """None when the answer is not for the client."""
         downstream = self.downstream
-        request = downstream.head
         exchange = downstream.exchange
-        self._answer = head
-        self._replay = None
-        exchange.status = exchange.upstream_status = head.status
-        audit_id = head.names.get(b"audit-id")
-        if audit_id is not None:
-            exchange.audit_id = audit_id.decode("latin-1")
-        if request.is_upgrade and 200 <= head.status < 400:
+        exchange.upstream_status = head.status
+        is_upgrade = downstream.head.is_upgrade
+        if is_upgrade and head.status < 400:
             # RFC 9110 would let a server ignore the upgrade, but no client of an API server expects that.
             self._abandon_upstream()
-            exchange.status = 0
             self._fail(
                 UpgradeFailed(
                     f'context "{self.upstream.name}": invalid upgrade response: status code {head.status}'
                 )
             )
-            return False
-        body = head.body_of(self.method)
-        has_body = not (isinstance(body, LengthBody) and body.is_finished)
-        unpacks = self._asked_for_gzip and has_body and is_gzip(head)
-        keeps_framing, framing = True, b""
-        if unpacks or isinstance(body, CloseBody) or (isinstance(body, ChunkedBody) and not request.minor):
-            keeps_framing = False
-            self._reframes = bool(request.minor)
-            self._ends_by_close = not self._reframes
-            framing = b"Transfer-Encoding: chunked\r\n" if self._reframes else b""
-        if unpacks:
-            self._unpacker = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        keeps_alive = downstream.keeps_alive and not self._ends_by_close and self._body_is_complete
-        if request.is_upgrade:
-            keeps_alive = False
-        if keeps_alive:
-            connection = b"" if request.minor else b"Connection: keep-alive\r\n"
-        else:
-            connection = b"Connection: close\r\n"
-            self._ends_by_close = True
-        self._block = response_block(
+            return None
+        exchange.status = head.status
+        audit_id = head.names.get(b"audit-id")
+        if audit_id is not None:
+            exchange.audit_id = audit_id.decode("latin-1")
+        self._replay = None
+        self._answer = Answer(
+            downstream,
             head,
-            framing=framing,
-            keeps_framing=keeps_framing,
-            has_body=has_body,
-            is_unpacked=unpacks,
-            connection=connection,
-            extra=self._extra_fields,
+            body,
+            unpacks_gzip=self._asked_for_gzip,
+            keeps_alive=downstream.keeps_alive and self._body_is_complete and not is_upgrade,
+            extra_fields=self._extra_fields,
         )
-        return not keeps_framing
-
-    def _write(self, data: bytes) -> None:
-        """Head and body of a small answer leave in one write: each is a system call that wakes the client."""
-        block = self._block
-        if block:
-            self._block = b""
-            data = block + data
-        if data:
-            self.downstream.write(data)
+        return self._answer
 
     def on_body(self, data: bytes) -> None:
-        if self._held is not None:
+        answer = self._answer
+        if answer is None:
             self._hold(data)
-        elif self._unpacker is not None:
-            self._unpack(data)
-        else:
-            self._write(chunk(data) if self._reframes else data)
+            return
+        try:
+            answer.write(data)
+        except zlib.error as error:
+            self._break_off(error)
+
+    def _break_off(self, error: zlib.error) -> None:
+        self._abandon_upstream()
+        self._fail(UpstreamProtocolError(f"the API server's gzip is broken: {error}"))
 
     def _hold(self, data: bytes) -> None:
         self._pending += data
@@ -418,46 +389,45 @@ class RelayedRequest:
         head, self._held = self._held, None
         pending, self._pending = self._pending, b""
         assert head is not None
-        # It was held as it came, because it was not yet known whether it would be passed on.
-        if self._begin_answer(head):
+        body = body_of(head, self.method)
+        answer = self._begin_answer(head, body)
+        if answer is None:
+            return
+        # It was held as it came, because it was not yet known how it would be passed on.
+        if answer.wants_payload:
             payload: list[bytes] = []
-            head.body_of(self.method).feed(pending, payload)
+            body.feed(pending, payload)
             pending = b"".join(payload)
             if self._connection is not None:
                 self._connection.wants_payload = True
         if pending:
             self.on_body(pending)
 
-    def _unpack(self, data: bytes) -> None:
-        """Unpack gzip in bounded pieces; what a paused client leaves over waits in `_packed`."""
-        unpacker = self._unpacker
-        assert unpacker is not None
-        packed = self._packed + data if self._packed else data
-        try:
-            while packed and not self.downstream.is_write_paused and not unpacker.eof:
-                plain = unpacker.decompress(packed, _UNPACKED_BYTES)
-                packed = unpacker.unconsumed_tail
-                if plain:
-                    self._write(chunk(plain) if self._reframes else plain)
-        except zlib.error as error:
-            self._abandon_upstream()
-            self._fail(UpstreamProtocolError(f"the API server's gzip is broken: {error}"))
-            return
-        self._packed = packed
-        if self._connection is None and (not packed or unpacker.eof):
-            self._end_answer()
-
-    def on_end(self) -> None:
+    def on_end(self, trailers: list[Field]) -> None:
         connection, self._connection = self._connection, None
         assert connection is not None
         if self._body_is_complete:
             self.upstream.release(connection)
         else:
             connection.abort()
+        self._trailers = trailers
         if self._held is not None:
             self._task = self._relay.loop.create_task(self._renew())
-        elif not self._packed:
+        else:
             self._end_answer()
+
+    def _end_answer(self) -> None:
+        """End the answer, unless the client has yet to read some of it."""
+        answer = self._answer
+        if answer is None or answer.is_behind:
+            return
+        try:
+            answer.end(self._trailers)
+        except zlib.error as error:
+            self._break_off(error)
+            return
+        self._end()
+        self.downstream.finish(keep_alive=not answer.ends_by_close and self._body_is_complete)
 
     async def _renew(self) -> None:
         """After a 401: send the request once more, if another credential can be had."""
@@ -472,7 +442,8 @@ class RelayedRequest:
                 raise CredentialError("the renewed credential is the refused one")
             block = self.upstream.credential_block(credential)
             connection = await self.upstream.dial()
-        except KproxyError:
+        except Exception as error:
+            _ours(error)
             self._task = None
             self._release_held()
             self._end_answer()
@@ -482,14 +453,6 @@ class RelayedRequest:
         self._credential = credential
         self._pending = self._replay or b""
         self._send(connection, block)
-
-    def _end_answer(self) -> None:
-        if self._unpacker is not None and not self._unpacker.eof:
-            self._fail(UpstreamProtocolError("the API server's gzip ends too early"))
-            return
-        self._write(last_chunk() if self._reframes else b"")
-        self._end()
-        self.downstream.finish(keep_alive=not self._ends_by_close and self._body_is_complete)
 
     def on_upgrade(self, head: ResponseHead, early: bytes) -> None:
         self._stop_continue_timer()
@@ -567,3 +530,11 @@ class RelayedRequest:
     def _end(self) -> None:
         self._stop_continue_timer()
         self._relay.forget(self)
+
+
+def _ours(error: Exception) -> KproxyError:
+    """What a task of ours failed with; anything but a KproxyError is a bug, and somebody is waiting."""
+    if isinstance(error, KproxyError):
+        return error
+    _log.error("internal.failed", exc_info=error)
+    return KproxyError("kproxy failed on this request; its log says more")

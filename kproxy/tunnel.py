@@ -8,8 +8,8 @@ from collections.abc import Callable
 from kproxy.upstream.sockets import allow_stalls
 
 # How long one side may stay open after the other has ended, without a byte passing. A side that was told of
-# the end is finishing; one that could not be told (asyncio has no half-close over TLS) gets out what is on its
-# way.
+# the end is finishing; one that could not be told (asyncio has no half-close over TLS) gets out what is on
+# its way.
 TOLD_SECONDS = 30.0
 UNTOLD_SECONDS = 0.02
 

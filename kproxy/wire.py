@@ -1,4 +1,4 @@
-"""HTTP/1.1 on the wire (RFC 9112): message heads and body framing. Bytes in, values out, no I/O.
+"""HTTP/1.1 message heads on the wire (RFC 9112). Bytes in, values out, no I/O.
 
 Strict on purpose. A head either matches the grammar or is refused: whatever two parsers could read in two
 ways is how requests are smuggled. The bytes that pass are passed on as they came, so names keep their case,
@@ -15,9 +15,6 @@ from kproxy.errors import BadRequest, UpstreamProtocolError
 # Selectors, tokens and cookies are long; Go's server takes 1 MiB in all, most proxies 8 KiB a field.
 MAX_FIELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 256 * 1024
-# RFC 9112 section 7.1.1 asks for a bound on chunk extensions; nobody sends any.
-MAX_CHUNK_LINE_BYTES = 4 * 1024
-MAX_TRAILER_BYTES = 64 * 1024
 
 Field = tuple[bytes, bytes, bytes]
 """One header field: lower-case name, value without the white space around it, the line as it came."""
@@ -26,7 +23,6 @@ _CONTROLS_GONE = bytes(c for c in range(256) if (c >= 0x20 and c != 0x7F) or c i
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_target = re.compile(rb"[!-~\x80-\xff]+").fullmatch
 _is_status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([^\r\n]*))?").fullmatch
-_is_chunk_line = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?").fullmatch
 _is_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
 _split_absolute = re.compile(r"(?i)https?://([^/?#]*)(.*)").fullmatch
 
@@ -37,13 +33,6 @@ _known_status_lines: dict[bytes, tuple[int, int, bytes]] = {}
 _MAX_KNOWN_LINES = 2048
 _MAX_KNOWN_BYTES = 160
 _NOT_KEPT = (b"authorization", b"cookie", b"token", b"secret", b"key", b"password")
-
-# Fields that frame, route or authenticate a message have no business behind its body (RFC 9110, 6.5.1).
-_NOT_IN_TRAILERS = frozenset(
-    (b"transfer-encoding", b"content-length", b"host", b"authorization", b"connection", b"trailer", b"te",
-     b"content-encoding", b"content-type", b"content-range", b"cookie", b"expect", b"upgrade",
-     b"proxy-authorization")
-)  # fmt: skip
 
 
 class MalformedHeadError(ValueError):
@@ -69,9 +58,9 @@ def _read_field(line: bytes) -> Field:
     if line[:1] in (b" ", b"\t"):
         raise MalformedHeadError("header lines may not be folded (RFC 9112, 5.2)")
     if len(line) > MAX_FIELD_BYTES:
-        raise MalformedHeadError(f"header {_shown(name)} is longer than {MAX_FIELD_BYTES} bytes", 431)
+        raise MalformedHeadError(f"header {shown(name)} is longer than {MAX_FIELD_BYTES} bytes", 431)
     if not _is_token(name):
-        raise MalformedHeadError(f"{_shown(name)} is not a header name")
+        raise MalformedHeadError(f"{shown(name)} is not a header name")
     if not colon:
         raise MalformedHeadError("a header line has no colon")
     lower = name.lower()
@@ -83,11 +72,13 @@ def _read_field(line: bytes) -> Field:
     return field
 
 
-def _shown(name: bytes) -> str:
+def shown(name: bytes) -> str:
+    """The start of a name, fit for a message."""
     return repr(name[:60].decode("latin-1"))
 
 
-def _lines(head: bytes) -> list[bytes]:
+def split_lines(head: bytes) -> list[bytes]:
+    """The lines of a head or of trailers. Raises MalformedHeadError for controls and bare CR or LF."""
     if head.translate(None, _CONTROLS_GONE):
         raise MalformedHeadError("control characters are not allowed in a head")
     lines = head.split(b"\r\n")
@@ -138,7 +129,7 @@ class RequestHead:
             raise BadRequest(str(error), error.status) from None
 
     def _parse(self, head: bytes) -> None:
-        lines = _lines(head)
+        lines = split_lines(head)
         request_line = lines[0].split(b" ")
         if len(request_line) != 3:
             raise MalformedHeadError("the request line is not 'METHOD target HTTP/1.1'")
@@ -276,7 +267,7 @@ class ResponseHead:
 
     def _parse(self, head: bytes) -> None:
         self.raw = head
-        lines = _lines(head)
+        lines = split_lines(head)
         status_line = lines[0]
         known = _known_status_lines.get(status_line) or _read_status_line(status_line)
         self.minor, self.status, self.reason = known
@@ -298,16 +289,6 @@ class ResponseHead:
         options = names[b"connection"].lower() if b"connection" in names else b""
         self.keep_alive = b"close" not in options if self.minor else b"keep-alive" in options
 
-    def body_of(self, request_method: str) -> Body:
-        """How the body behind this head ends (RFC 9112, 6.3)."""
-        if request_method == "HEAD" or self.status in (204, 304) or self.status < 200:
-            return LengthBody(0)
-        if self.is_chunked:
-            return ChunkedBody()
-        if self.content_length is not None:
-            return LengthBody(self.content_length)
-        return CloseBody()
-
 
 def _read_status_line(line: bytes) -> tuple[int, int, bytes]:
     match = _is_status_line(line)
@@ -318,131 +299,3 @@ def _read_status_line(line: bytes) -> tuple[int, int, bytes]:
     if len(_known_status_lines) < _MAX_KNOWN_BYTES and len(line) <= _MAX_KNOWN_BYTES:
         _known_status_lines[line] = known
     return known
-
-
-class LengthBody:
-    """A body of a known number of bytes."""
-
-    __slots__ = ("is_finished", "left_bytes")
-
-    def __init__(self, length_bytes: int) -> None:
-        self.left_bytes = length_bytes
-        self.is_finished = not length_bytes
-
-    def feed(self, data: bytes, payload: list[bytes] | None = None) -> int:
-        """How many bytes at the start of `data` belong to the body; they are put on `payload` if given."""
-        size = len(data)
-        if size >= self.left_bytes:
-            size = self.left_bytes
-            self.is_finished = True
-        self.left_bytes -= size
-        if payload is not None and size:
-            payload.append(data if size == len(data) else data[:size])
-        return size
-
-
-class CloseBody:
-    """A body that lasts until the connection ends; only a response can have one."""
-
-    __slots__ = ("is_finished",)
-
-    def __init__(self) -> None:
-        self.is_finished = False
-
-    def feed(self, data: bytes, payload: list[bytes] | None = None) -> int:
-        if payload is not None and data:
-            payload.append(data)
-        return len(data)
-
-
-class ChunkedBody:
-    """A chunked body (RFC 9112, 7.1) up to and including its trailers and last empty line."""
-
-    __slots__ = ("_left_bytes", "_line", "_state", "_trailer_bytes", "is_finished", "trailers")
-
-    _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
-
-    def __init__(self) -> None:
-        self._state = self._SIZE
-        self._left_bytes = 0
-        self._line = b""
-        self._trailer_bytes = 0
-        self.trailers: list[Field] = []
-        self.is_finished = False
-
-    def feed(self, data: bytes, payload: list[bytes] | None = None) -> int:
-        """How many bytes at the start of `data` belong to the body, framing included.
-
-        What the chunks hold is put on `payload` if given. Raises MalformedHeadError when the framing is
-        broken; its `good_bytes` of this `data` were sound, and `payload` has what they held.
-        """
-        position, size = 0, len(data)
-        while position < size and not self.is_finished:
-            if self._state == self._DATA:
-                end = position + self._left_bytes
-                if end > size:
-                    end = size
-                if payload is not None:
-                    payload.append(data[position:end])
-                self._left_bytes -= end - position
-                position = end
-                if not self._left_bytes:
-                    self._state = self._DATA_END
-                continue
-            line_end = data.find(b"\n", position)
-            if line_end < 0:
-                self._keep(data[position:])
-                return size
-            line = self._line + data[position:line_end] if self._line else data[position:line_end]
-            self._line = b""
-            try:
-                self._read_line(line)
-            except MalformedHeadError as error:
-                error.good_bytes = position
-                raise
-            position = line_end + 1
-        return position
-
-    def _keep(self, part: bytes) -> None:
-        self._line += part
-        limit = MAX_TRAILER_BYTES if self._state == self._TRAILER else MAX_CHUNK_LINE_BYTES
-        if len(self._line) > limit or (self._state == self._DATA_END and self._line != b"\r"):
-            raise MalformedHeadError("a chunk line is too long")
-
-    def _read_line(self, line: bytes) -> None:
-        if line[-1:] != b"\r":
-            raise MalformedHeadError("a chunk line does not end in CR LF")
-        line = line[:-1]
-        if self._state == self._SIZE:
-            match = _is_chunk_line(line)
-            if not match or len(line) > MAX_CHUNK_LINE_BYTES:
-                raise MalformedHeadError("a chunk size is not a hexadecimal number")
-            self._left_bytes = int(match[1], 16)
-            self._state = self._DATA if self._left_bytes else self._TRAILER
-        elif self._state == self._DATA_END:
-            if line:
-                raise MalformedHeadError("a chunk is longer than its size says")
-            self._state = self._SIZE
-        elif line:
-            self._trailer_bytes += len(line)
-            if self._trailer_bytes > MAX_TRAILER_BYTES:
-                raise MalformedHeadError("the trailers are too long", 431)
-            (field,) = parse_fields(_lines(line))
-            if field[0] in _NOT_IN_TRAILERS:
-                raise MalformedHeadError(f"{_shown(field[0])} may not be a trailer")
-            self.trailers.append(field)
-        else:
-            self.is_finished = True
-
-
-Body = LengthBody | ChunkedBody | CloseBody
-
-
-def chunk(data: bytes) -> bytes:
-    """`data` as one chunk. Empty data would end the body: callers do not pass it."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
-def last_chunk(trailers: Iterable[Field] = ()) -> bytes:
-    """The end of a chunked body, with its trailers."""
-    return b"0\r\n" + b"".join(field[2] + b"\r\n" for field in trailers) + b"\r\n"

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
-from kproxy.wire import Body, CloseBody, MalformedHeadError, ResponseHead, find_head
+from kproxy.framing import Body, ChunkedBody, CloseBody, body_of
+from kproxy.wire import Field, MalformedHeadError, ResponseHead, find_head
 
 
 class Receiver(Protocol):
@@ -18,15 +19,15 @@ class Receiver(Protocol):
     def on_interim(self, head: ResponseHead) -> None:
         """A 1xx other than 101."""
 
-    def on_head(self, head: ResponseHead, *, is_alone: bool) -> bool:
-        """The final head; unless it `is_alone`, `on_body` or `on_end` follows at once.
+    def on_head(self, head: ResponseHead, body: Body, *, is_alone: bool) -> bool:
+        """The final head, and how its body ends; unless it `is_alone`, `on_body` or `on_end` follows at once.
 
         True asks for what the body's chunks hold, False for its bytes as they came.
         """
 
     def on_body(self, data: bytes) -> None: ...
 
-    def on_end(self) -> None:
+    def on_end(self, trailers: list[Field]) -> None:
         """The answer is complete; the connection is idle or closing."""
 
     def on_upgrade(self, head: ResponseHead, early: bytes) -> None:
@@ -153,10 +154,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                     head = ResponseHead(data[:end])
                     data = data[end + 4 :]
                     if head.status >= 200:
-                        self._body = body = head.body_of(receiver.method)
+                        self._body = body = body_of(head, receiver.method)
                         self.keep_alive = head.keep_alive
                         self.wants_payload = receiver.on_head(
-                            head, is_alone=not data and not body.is_finished
+                            head, body, is_alone=not data and not body.is_finished
                         )
                     elif head.status == 101:
                         receiver.on_upgrade(head, data)
@@ -188,18 +189,18 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if body.is_finished and self._receiver is receiver:
             if used < len(data):
                 self.keep_alive = False
-            self._finish(receiver)
+            self._finish(receiver, body)
 
-    def _finish(self, receiver: Receiver) -> None:
+    def _finish(self, receiver: Receiver, body: Body) -> None:
         self._receiver = None
         self._body = None
-        receiver.on_end()
+        receiver.on_end(body.trailers if isinstance(body, ChunkedBody) else [])
 
     def eof_received(self) -> bool:
         receiver, body = self._receiver, self._body
         if receiver is not None and body is not None and isinstance(body, CloseBody):
             self.keep_alive = False
-            self._finish(receiver)
+            self._finish(receiver, body)
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

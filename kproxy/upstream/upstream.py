@@ -91,9 +91,15 @@ class Upstream:
         return self._source.current()
 
     def credential_block(self, credential: Credential) -> bytes:
-        """The Authorization line of that credential, or nothing."""
+        """The Authorization line of that credential, or nothing.
+
+        Raises CredentialError when its certificate or key turns out to be of no use.
+        """
         if credential is not self._credential:
-            self._adopt(credential)
+            try:
+                self._adopt(credential)
+            except ConfigError as error:
+                raise CredentialError(str(error)) from error
         return self._credential_block
 
     def idle_connection(self) -> UpstreamConnection | None:
@@ -103,13 +109,7 @@ class Upstream:
 
     async def credential(self) -> Credential:
         """A credential that is good now. Raises CredentialError."""
-        credential = await self._source.get()
-        if credential is not self._credential:
-            try:
-                self._adopt(credential)
-            except ConfigError as error:
-                raise CredentialError(str(error)) from error
-        return credential
+        return await self._source.get()
 
     def invalidate(self, credential: Credential) -> None:
         """The API server answered 401 to it. Known by identity, so that a newer one is not thrown away."""

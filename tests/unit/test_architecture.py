@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     # Pure: values and decisions, no event loop, no sockets.
-    ("wire", "headers", "rules", "pathrules", "requestinfo", "goregexp", "policy", "exchange", "options"),
+    ("wire", "framing", "headers", "rules", "pathrules", "requestinfo", "goregexp", "policy", "exchange", "options"),
     ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc"),
     ("config",),
     ("log",),
@@ -26,6 +26,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("upstream",),
     # The data path.
     ("downstream",),
+    ("answer",),
     ("tunnel",),
     ("relay",),
     ("folder", "pages"),

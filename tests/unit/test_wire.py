@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 
 import pytest
@@ -12,15 +13,10 @@ from kproxy.errors import BadRequest, UpstreamProtocolError
 from kproxy.wire import (
     MAX_FIELD_BYTES,
     MAX_HEAD_BYTES,
-    ChunkedBody,
-    CloseBody,
-    LengthBody,
     MalformedHeadError,
     RequestHead,
     ResponseHead,
-    chunk,
     find_head,
-    last_chunk,
 )
 
 
@@ -138,26 +134,6 @@ def response(*lines: bytes) -> ResponseHead:
 
 
 @pytest.mark.parametrize(
-    ("method", "lines", "kind"),
-    [
-        ("GET", (b"HTTP/1.1 200 OK", b"Content-Length: 3"), LengthBody),
-        ("GET", (b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked"), ChunkedBody),
-        ("GET", (b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked", b"Content-Length: 3"), ChunkedBody),
-        ("GET", (b"HTTP/1.1 200",), CloseBody),
-        ("HEAD", (b"HTTP/1.1 200 OK", b"Transfer-Encoding: chunked"), LengthBody),
-        ("GET", (b"HTTP/1.1 204 No Content",), LengthBody),
-        ("GET", (b"HTTP/1.1 304 Not Modified", b"Content-Length: 9"), LengthBody),
-    ],
-)
-def test_the_end_of_a_response_body(method: str, lines: tuple[bytes, ...], kind: type[object]) -> None:
-    """RFC 9112 6.3 decides how a body ends, by method, status and fields."""
-    body = response(*lines).body_of(method)
-
-    assert type(body) is kind
-    assert body.is_finished is (method == "HEAD" or b"200" not in lines[0])
-
-
-@pytest.mark.parametrize(
     "lines",
     [
         (b"HTTP/2 200 OK",),
@@ -174,72 +150,8 @@ def test_an_answer_that_is_not_http_is_the_upstreams_fault(lines: tuple[bytes, .
         response(*lines)
 
 
-CHUNKED = b"3\r\nabc\r\n0A ;ext=1\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n"
-
-
-@given(st.lists(st.integers(0, len(CHUNKED)), max_size=12))
-def test_chunked_framing_does_not_depend_on_how_it_arrives(cuts: list[int]) -> None:
-    """Any split of the bytes gives the same payload, the same end, and leaves what is behind it alone."""
-    body, payload, used = ChunkedBody(), list[bytes](), 0
-    stream = CHUNKED + b"NEXT"
-    edges = [0, *sorted(cuts), len(stream)]
-    for start, end in zip(edges, edges[1:], strict=False):
-        piece = stream[start:end]
-        if body.is_finished:
-            break
-        used += body.feed(piece, payload)
-
-    assert body.is_finished
-    assert used == len(CHUNKED)
-    assert b"".join(payload) == b"abc0123456789"
-    assert [field[2] for field in body.trailers] == [b"X-Sum: 1"]
-
-
-@pytest.mark.parametrize(
-    "stream",
-    [
-        b"-1\r\n",
-        b"0x3\r\nabc\r\n",
-        b"1_0\r\n",
-        b"+3\r\nabc\r\n",
-        b" 3\r\nabc\r\n",
-        b"\r\n",
-        b"3\nabc\r\n",
-        b"3\r\nabcd\r\n",
-        b"3\r\nabcX\n",
-        b"3\r\nabc\nX",
-        b"3;\x00\r\nabc\r\n",
-        b"3;" + b"e" * 9000,
-        b"f" * 17 + b"\r\n",
-        b"0\r\nContent-Length: 3\r\n\r\n",
-        b"0\r\nX : 1\r\n\r\n",
-        b"0\r\n folded\r\n\r\n",
-        b"0\r\nX: 1\x00\r\n\r\n",
-    ],
-)
-def test_broken_chunks_are_refused(stream: bytes) -> None:
-    """Sizes, line ends, extensions and trailers that another parser might read otherwise are errors."""
-    body = ChunkedBody()
-
-    with pytest.raises(MalformedHeadError):
-        body.feed(stream)
-
-
-@given(st.lists(st.binary(min_size=1, max_size=64), max_size=8))
-def test_chunks_of_ours_read_back(pieces: list[bytes]) -> None:
-    """What `chunk` and `last_chunk` write, ChunkedBody reads."""
-    body, payload = ChunkedBody(), list[bytes]()
-    stream = b"".join(map(chunk, pieces)) + last_chunk()
-
-    assert body.feed(stream, payload) == len(stream)
-    assert body.is_finished
-    assert b"".join(payload) == b"".join(pieces)
-
-
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_head_or_an_error(data: bytes) -> None:
     """Parsing answers or refuses; it raises nothing else."""
-    try:
+    with contextlib.suppress(BadRequest):
         RequestHead(data)
-    except BadRequest as error:
-        assert 400 <= error.status < 600
