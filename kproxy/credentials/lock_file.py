@@ -19,7 +19,6 @@ import structlog
 
 # kubectl holds a lock for milliseconds.
 STALE_SECONDS = 300.0
-WAIT_SECONDS = 2.0
 POLL_SECONDS = 0.02
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -34,9 +33,7 @@ class LockedError(Exception):
 
 
 @contextlib.contextmanager
-def locked(
-    paths: Iterable[Path], *, clock: Callable[[], float], wait_seconds: float = WAIT_SECONDS
-) -> Iterator[None]:
+def locked(paths: Iterable[Path], *, clock: Callable[[], float], wait_seconds: float) -> Iterator[None]:
     """Hold the lock of every file in `paths`, in sorted order like all others who do.
 
     Blocks, so it is not for the event loop. `clock` counts seconds since the epoch. A stale lock is taken

@@ -44,7 +44,11 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 
 class Refused(Exception):
-    """Why there is no token: a sentence without values."""
+    """Why there is no token: a sentence without values. `code` is the issuer's (RFC 6749, 5.2)."""
+
+    def __init__(self, message: str, code: object = None) -> None:
+        super().__init__(message)
+        self.code = code
 
 
 class OidcIssuer:
@@ -250,12 +254,18 @@ class OidcSession:
         form = {"grant_type": "refresh_token", "refresh_token": self._tokens[REFRESH_TOKEN]}
         pair = f"{quote_plus(self._client_id)}:{quote_plus(self._client_secret)}".encode()
         basic = {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
-        with contextlib.suppress(Refused):
+        try:
             return await self._post(client, endpoint, form, basic)
+        except Refused as error:
+            refused = error
         form["client_id"] = self._client_id
         if self._client_secret:
             form["client_secret"] = self._client_secret
-        return await self._post(client, endpoint, form, {})
+        try:
+            return await self._post(client, endpoint, form, {})
+        except Refused as error:
+            # invalid_grant says that client id and secret were fine, so it tells more than the other one.
+            raise (refused if refused.code == "invalid_grant" else error) from None
 
     async def _post(
         self, client: aiohttp.ClientSession, endpoint: str, form: dict[str, str], headers: dict[str, str]
@@ -272,7 +282,8 @@ class OidcSession:
             words = (answer.get("error"), answer.get("error_description"))
             detail = " ".join(json.dumps(word) for word in words if isinstance(word, str) and word)
             advice = LOGIN if answer.get("error") == "invalid_grant" else "check client-id and client-secret"
-            raise Refused(f"failed to refresh token: oauth2: {status} {detail}".rstrip() + f"; {advice}")
+            text = f"failed to refresh token: oauth2: {status} {detail}".rstrip()
+            raise Refused(f"{text}; {advice}", answer.get("error"))
         return answer
 
     def _proxy(self, url: str) -> str | None:

@@ -26,6 +26,8 @@ try:
 except ImportError:  # PyYAML built without libyaml
     from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
 
+# How long whoever holds a lock is waited for; requests may be waiting for us.
+LOCK_SECONDS = 2.0
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -58,7 +60,7 @@ class TokenStore:
     def write(self, values: Mapping[str, str]) -> None:
         """Set `values`. The file keeps its mode; it is replaced at one stroke. Raises StoreError."""
         try:
-            with locked(self._lock_paths, clock=self._clock):
+            with locked(self._lock_paths, clock=self._clock, wait_seconds=LOCK_SECONDS):
                 data = self._read_bytes()
                 _replace(self._path, _edited(data, self._user_name, values, self._path))
         except LockedError as error:

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from aiohttp import web
@@ -32,6 +32,7 @@ class OidcIssuer:
         self.client_id = client_id
         self.client_secret = client_secret
         self.refresh_token = refresh_token
+        self.clock: Callable[[], float] = time.time
         self.life_seconds = 3600.0
         self.accepts_basic = True
         self.rotates = True
@@ -46,11 +47,9 @@ class OidcIssuer:
         self._runner: web.ServerRunner | None = None
 
     async def __aenter__(self) -> OidcIssuer:
-        self._runner = web.ServerRunner(web.Server(self._handle))
+        self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=1)
         await self._runner.setup()
-        site = web.TCPSite(
-            self._runner, "127.0.0.1", 0, ssl_context=self.ca.server_context(), shutdown_timeout=1
-        )
+        site = web.TCPSite(self._runner, "127.0.0.1", 0, ssl_context=self.ca.server_context())
         await site.start()
         self.url = f"https://127.0.0.1:{self._runner.addresses[0][1]}"
         return self
@@ -79,7 +78,7 @@ class OidcIssuer:
                 {"error": "invalid_grant", "error_description": f"unknown {form.get('refresh_token')}"},
                 status=400,
             )
-        token = jwt(sub="joe", jti=len(self.issued), exp=time.time() + self.life_seconds)
+        token = jwt(sub="joe", jti=len(self.issued), exp=self.clock() + self.life_seconds)
         self.issued.append(token)
         answer = {"id_token": token, "token_type": "Bearer"}
         if self.rotates:

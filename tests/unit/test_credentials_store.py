@@ -235,7 +235,7 @@ def test_writers_at_the_same_time_lose_nothing(store: Callable[..., TokenStore],
 def test_every_file_of_the_list_is_locked_meanwhile(tmp_path: Path) -> None:
     """As kubectl does, under the names as given; afterwards the lock files are gone."""
     paths = [tmp_path / "b", tmp_path / "a", tmp_path / "b"]
-    with locked(paths, clock=time.time):
+    with locked(paths, clock=time.time, wait_seconds=1):
         assert sorted(os.listdir(tmp_path)) == ["a.lock", "b.lock"]
         content = (tmp_path / "a.lock").read_text()
         assert content == f"kproxy {os.getpid()} {socket.gethostname()}\n"
