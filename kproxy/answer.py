@@ -1,4 +1,4 @@
-"""How an API server's answer is written downstream: framing kept or made anew, gzip of our asking unpacked."""
+"""How an API server's answer is written downstream: framing kept or made anew, our gzip unpacked."""
 
 from __future__ import annotations
 

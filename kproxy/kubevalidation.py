@@ -17,7 +17,7 @@ from kproxy.kubeconfig import Cluster, ExecConfig, Overrides, User
 
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
-_PROXY_SCHEMES = ("http", "https", "socks5")
+_PROXY_SCHEMES = ("http", "https", "socks5", "socks5h")
 _REMOVED_PROVIDERS = {
     "gcp": (
         'the gcp auth plugin has been removed; use the "gke-gcloud-auth-plugin" kubectl/client-go credential '
@@ -133,7 +133,7 @@ def _proxy_problems(proxy_url: str) -> Iterator[str]:
     if not match:
         yield f'proxy-url "{shown}" has no scheme; write http://{shown}'
     elif match[1].lower() not in _PROXY_SCHEMES:
-        yield f'proxy-url "{shown}": unsupported scheme "{match[1]}", must be http, https or socks5'
+        yield f'proxy-url "{shown}": unsupported scheme "{match[1]}", must be http, https, socks5 or socks5h'
     elif not re.match(r"[^:]*://[^/?#\s]+(?:[/?#]|$)", proxy_url):
         yield f'proxy-url "{shown}" names no host'
 

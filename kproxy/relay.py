@@ -435,20 +435,21 @@ class RelayedRequest:
         assert stale is not None
         try:
             credential = await self.upstream.credential()
-            if (
-                credential.authorization == stale.authorization
-                and credential.certificate is stale.certificate
-            ):
-                raise CredentialError("the renewed credential is the refused one")
-            block = self.upstream.credential_block(credential)
-            connection = await self.upstream.dial()
+            is_other = (
+                credential.authorization != stale.authorization
+                or credential.certificate is not stale.certificate
+            )
+            if is_other:
+                block = self.upstream.credential_block(credential)
+                connection = await self.upstream.dial()
         except Exception as error:
             _ours(error)
-            self._task = None
+            is_other = False
+        self._task = None
+        if not is_other:
             self._release_held()
             self._end_answer()
             return
-        self._task = None
         self._held = None
         self._credential = credential
         self._pending = self._replay or b""
