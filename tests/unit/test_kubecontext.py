@@ -426,7 +426,7 @@ def test_odd_users_are_fine(user: User) -> None:
     ("cluster", "words"),
     [
         (a_cluster(server="h:1"), "no scheme"),
-        (a_cluster(proxy_url="socks5h://p"), 'unsupported scheme "socks5h"'),
+        (a_cluster(proxy_url="socks4://p"), 'unsupported scheme "socks4"'),
         (a_cluster(proxy_url="localhost:3128"), 'unsupported scheme "localhost"'),
         (a_cluster(proxy_url="127.0.0.1:3128"), "no scheme; write http://127.0.0.1:3128"),
         (a_cluster(proxy_url="http:///x"), "names no host"),
