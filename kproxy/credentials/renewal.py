@@ -21,6 +21,11 @@ from kproxy.errors import CredentialError
 RETRY_SECONDS = 1.0
 # A streak of failures is told once in this time.
 WARNING_SECONDS = 60.0
+# What was issued because of a 401 may be refused as well, and the next one too. So many are issued at
+# once; after that with pauses that double, until there was no 401 for a while.
+PROMPT_ANSWERS = 3
+LONGEST_PAUSE_SECONDS = 10.0
+STREAK_SECONDS = 60.0
 REMEMBERED_REJECTIONS = 4
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -66,7 +71,9 @@ class RenewingSource:
         self._settled_until = float("-inf")
         self._rejected: deque[tuple[object, ...]] = deque(maxlen=REMEMBERED_REJECTIONS)
         self._rejections = 0
-        self._answers_rejection = False
+        self._rejected_at = float("-inf")
+        self._streak = 0
+        # Up to when the answer to the last rejection stands even if it is rejected, too.
         self._answered_until = float("-inf")
         self._warned_at = float("-inf")
 
@@ -101,8 +108,9 @@ class RenewingSource:
         self._refresh_at = self._unusable_at = float("-inf")
         self._rejected.append(_content(credential))
         self._rejections += 1
-        self._answers_rejection = True
-        # What was issued because of a rejection and is rejected too is not asked for again at once.
+        now = self._monotonic()
+        self._streak = self._streak + 1 if now < self._rejected_at + STREAK_SECONDS else 1
+        self._rejected_at = now
         self._settled_until = max(self._settled_until, self._answered_until)
 
     async def close(self) -> None:
@@ -135,9 +143,6 @@ class RenewingSource:
         try:
             while True:
                 started_at = self._monotonic()
-                if self._answers_rejection:
-                    self._answers_rejection = False
-                    self._answered_until = started_at + RETRY_SECONDS
                 rejections = self._rejections
                 fresh = await self._issuer.issue(self._to_avoid())
                 if self._rejections == rejections or _content(fresh) not in self._rejected:
@@ -158,6 +163,7 @@ class RenewingSource:
 
     def _succeed(self, fresh: Credential, started_at: float) -> None:
         now = self._clock()
+        self._answered_until = started_at + self._pause(fresh, started_at)
         plan = schedule(now, fresh.expires_at)
         used = self._credential
         if now >= plan.unusable_at:
@@ -193,6 +199,14 @@ class RenewingSource:
             error=str(error),
             expires_at=format_timestamp(used.expires_at) if used is not None else None,
         )
+
+    def _pause(self, fresh: Credential, started_at: float) -> float:
+        """How long nothing newer is asked for should the API server refuse `fresh`."""
+        pause = RETRY_SECONDS if _content(fresh) in self._rejected else 0.0
+        if self._streak >= PROMPT_ANSWERS and started_at < self._rejected_at + STREAK_SECONDS:
+            doubled = RETRY_SECONDS * 2 ** min(self._streak - PROMPT_ANSWERS, 10)
+            pause = max(pause, min(doubled, LONGEST_PAUSE_SECONDS))
+        return pause
 
     def _put_off(self, now: float) -> None:
         """The credential in use stays; the next try is halfway to its end."""

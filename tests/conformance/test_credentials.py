@@ -392,8 +392,7 @@ async def test_a_waiter_that_leaves_does_not_end_the_renewal(login: Login, issue
     issuer.gate = asyncio.Event()
     source = login.open()
     waiters = [asyncio.create_task(source.get()) for _ in range(3)]
-    while not issuer.discovered:
-        await asyncio.sleep(0.005)
+    await issuer.reached.wait()
     waiters[0].cancel()
     await asyncio.wait(waiters[:1])
     issuer.gate.set()
@@ -551,8 +550,9 @@ async def test_a_plugin_with_certificates_makes_new_identities(tmp_path: Path) -
         answer("bob", "t3", {})
         clock.pass_seconds(3500)
         assert source.current() is second, "the renewal goes on in the background"
-        while source.current() is second:
-            await asyncio.sleep(0.005)
+        async with asyncio.timeout(5):
+            while source.current() is second:
+                await asyncio.sleep(0.005)
         third = await source.get()
         assert third.authorization == "Bearer t3"
         assert await server.name_of(third) == "bob"

@@ -43,6 +43,8 @@ class OidcIssuer:
         self.discovered = 0
         self.forms: list[Mapping[str, str]] = []
         self.issued: list[str] = []
+        # Set when the token endpoint is asked; `gate` holds its answer back.
+        self.reached = asyncio.Event()
         self.gate: asyncio.Event | None = None
         self._runner: web.ServerRunner | None = None
 
@@ -65,6 +67,7 @@ class OidcIssuer:
             self.discovered += 1
             status, document = self.discovery or (200, {"token_endpoint": f"{self.url}/token"})
             return web.json_response(document, status=status)
+        self.reached.set()
         if self.gate is not None:
             await self.gate.wait()
         form = {key: str(value) for key, value in (await request.post()).items()}

@@ -302,6 +302,21 @@ async def test_the_same_token_after_a_401_is_handed_out_again_without_a_loop(set
     assert setting.issuer.calls <= 2 + 4
 
 
+async def test_new_tokens_that_are_refused_too_are_asked_for_ever_more_slowly(setting: Setting) -> None:
+    """The first few at once, for they may be in the middle of a rotation; an issuer is not hammered."""
+    calls = []
+    for _ in range(100):
+        setting.source.invalidate(await setting.source.get())
+        calls.append(setting.issuer.calls)
+        setting.clock.pass_seconds(0.5)
+    assert calls[:3] == [1, 2, 3]
+    assert setting.issuer.calls <= 11
+    setting.clock.pass_seconds(100)
+    first = await setting.source.get()
+    setting.source.invalidate(first)
+    assert await setting.source.get() is not first, "after a while without a 401 it is prompt again"
+
+
 async def test_a_401_by_mistake_does_no_harm(setting: Setting) -> None:
     """The token that is issued again is in use again: no further renewals."""
     setting.issuer.token = "same"
