@@ -203,20 +203,18 @@ def response_block(
     is_chunked_too = head.is_chunked and b"content-length" in names
     if keeps_framing and has_body and head.minor and not is_chunked_too and _HOP_BY_HOP.isdisjoint(names):
         return head.raw + b"\r\n" + tail + b"\r\n"
-    dropped = set(_HOP_BY_HOP)
-    if b"connection" in names:
-        options = names[b"connection"].lower().split(b",")
-        dropped.update(option.strip(b" \t") for option in options)
-        dropped -= _NOT_FOR_CONNECTION
+    dropped = _HOP_BY_HOP
+    if head.connection not in (b"", b"close", b"keep-alive"):
+        dropped = dropped.union(_split_list([head.connection])) - _NOT_FOR_CONNECTION
     if not keeps_framing:
-        dropped |= _FRAMING
+        dropped = dropped | _FRAMING
         tail = framing + tail
     elif not has_body:
-        dropped |= {b"transfer-encoding", b"trailer"}
+        dropped = dropped | {b"transfer-encoding", b"trailer"}
     elif is_chunked_too:
-        dropped.add(b"content-length")
+        dropped = dropped | {b"content-length"}
     if is_unpacked:
-        dropped.add(b"content-encoding")
+        dropped = dropped | {b"content-encoding"}
     lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
     lines += [field[2] for field in head.fields if field[0] not in dropped]
     lines.append(tail)

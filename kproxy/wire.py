@@ -244,9 +244,13 @@ def _length(value: bytes) -> int:
 
 
 class ResponseHead:
-    """An upstream response up to its body. `raw` is all of it as it came, without the closing empty line."""
+    """An upstream response up to its body. `raw` is all of it as it came, without the closing empty line.
+
+    `connection` holds the members of all Connection fields, in lower case.
+    """
 
     __slots__ = (
+        "connection",
         "content_length",
         "fields",
         "is_chunked",
@@ -282,12 +286,16 @@ class ResponseHead:
                 raise MalformedHeadError("Transfer-Encoding is not one 'chunked'")
             self.is_chunked = True
         elif b"content-length" in names:
-            lengths = {field[1] for field in fields if field[0] == b"content-length"}
-            if len(lengths) > 1:
-                raise MalformedHeadError("Content-Length is given twice, differently")
-            self.content_length = _length(lengths.pop())
-        options = names[b"connection"].lower() if b"connection" in names else b""
-        self.keep_alive = b"close" not in options if self.minor else b"keep-alive" in options
+            if len(names) < len(fields):
+                lengths = {field[1] for field in fields if field[0] == b"content-length"}
+                if len(lengths) > 1:
+                    raise MalformedHeadError("Content-Length is given twice, differently")
+            self.content_length = _length(names[b"content-length"])
+        self.connection = connection = names.get(b"connection", b"").lower()
+        if connection and len(names) < len(fields):
+            listed = [field[1].lower() for field in fields if field[0] == b"connection"]
+            self.connection = connection = b",".join(listed)
+        self.keep_alive = b"close" not in connection if self.minor else b"keep-alive" in connection
 
 
 def _read_status_line(line: bytes) -> tuple[int, int, bytes]:

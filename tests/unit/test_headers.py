@@ -263,3 +263,10 @@ def test_a_quoted_target_is_ascii_and_unquotes_to_itself(target: str) -> None:
     assert "".join(c for c in quoted if c not in "%0123456789ABCDEF") == "".join(
         c for c in target if ord(c) < 0x7F and c not in "%0123456789ABCDEF"
     )
+
+
+def test_every_connection_field_of_an_answer_counts() -> None:
+    """What an earlier Connection field names is dropped too, whatever the last one says."""
+    lines = answer(b"Date: D", b"Connection: X-Hop", b"X-Hop: 1", b"Connection: close", b"Content-Length: 2")
+
+    assert lines == [b"HTTP/1.1 200 OK", b"Date: D", b"Content-Length: 2"]
