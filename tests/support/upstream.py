@@ -109,11 +109,12 @@ class Connection:
 
     async def fill(self) -> bool:
         """Wait for more bytes in `buffer`; False when the peer has ended."""
+        before = self.received_bytes
         self._arrived.clear()
         self._room.set()
         if not self.ended.is_set():
             await self._arrived.wait()
-        return not self.ended.is_set() or bool(self.buffer)
+        return self.received_bytes > before
 
     async def read_some(self) -> bytes:
         """Bytes of a tunnel as they come; b"" at the end."""
