@@ -108,7 +108,10 @@ class Answer:
         """The body is complete. Raises zlib.error when what was packed is not."""
         if self._unpacker is not None and not self._unpacker.eof:
             raise zlib.error("it ends too early")
-        self._send(last_chunk(trailers) if self._is_chunked else b"")
+        if self._is_chunked:
+            self._send(last_chunk(trailers))
+        elif self._block:
+            self._send(b"")
 
     def _send(self, data: bytes) -> None:
         """Head and body of a small answer leave in one write: each is a system call that wakes the client."""

@@ -88,7 +88,8 @@ class App:
                 downstream.refuse(KproxyError("kproxy failed on this request; its log says more"))
 
     def _dispatch(self, downstream: Downstream, head: RequestHead) -> None:
-        self._check_host(head.host)
+        if head.host not in self._accepted_hosts:
+            self._check_host(head.host)
         extra_fields = b""
         names = head.names
         if b"origin" in names or b"sec-fetch-site" in names:
@@ -109,7 +110,9 @@ class App:
         exchange.info = route.info
         if route.refusal is not None:
             raise route.refusal
-        self._relay.begin(downstream, upstream, map_target(route.target, upstream.base_path), extra_fields)
+        base_path = upstream.base_path
+        target = map_target(route.target, base_path) if base_path else route.target
+        self._relay.begin(downstream, upstream, target, extra_fields)
 
     def _remember(self, key: tuple[str, str, bool], route: Route) -> None:
         if len(key[1]) > _MAX_REMEMBERED_TARGET:
@@ -121,8 +124,6 @@ class App:
     # -- guards --
 
     def _check_host(self, host: str | None) -> None:
-        if host in self._accepted_hosts:
-            return
         denied = self._policy.check_host(host)
         if denied is not None:
             raise denied

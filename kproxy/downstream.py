@@ -414,7 +414,8 @@ class Downstream(asyncio.Protocol):
             if self.transport is not None:
                 self.transport.close()
             return
-        self.resume_reading()
+        if self._is_read_paused:
+            self.resume_reading()
         if self._buffer:
             self._advance()
 

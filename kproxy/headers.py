@@ -91,7 +91,7 @@ def _escape_key(key: str) -> bytes:
 
 def map_target(target: str, base_path: str) -> str:
     """Put the path of the cluster's server URL before a target, unless the target already begins with it."""
-    if not base_path or target.startswith(base_path + "/") or target.split("?", 1)[0] == base_path:
+    if target.startswith(base_path + "/") or target.partition("?")[0] == base_path:
         return target
     return base_path + target
 

@@ -308,7 +308,8 @@ class RelayedRequest:
             self.downstream.write(b"\r\n".join(lines) + b"\r\n\r\n")
 
     def on_head(self, head: ResponseHead, body: Body, *, is_alone: bool) -> bool:
-        self._stop_continue_timer()
+        if self._continue_timer is not None:
+            self._stop_continue_timer()
         if head.status == 401 and self._may_renew():
             self._held = head
             self._pending = b""
@@ -529,7 +530,8 @@ class RelayedRequest:
             connection.abort()
 
     def _end(self) -> None:
-        self._stop_continue_timer()
+        if self._continue_timer is not None:
+            self._stop_continue_timer()
         self._relay.forget(self)
 
 

@@ -100,15 +100,7 @@ async def _serve(
         )
         owned.push_async_callback(upstreams.close)
         relay = Relay(loop)
-        app = App(
-            policy=plan.policy,
-            prefixes=Prefixes(api=config.api_prefix, www=config.www_prefix if config.www else None),
-            relay=relay,
-            upstreams=upstreams,
-            static_root=config.www,
-            follows_symlinks=config.www_follow_symlinks,
-            loop=loop,
-        )
+        app = open_app(config, plan.policy, upstreams, relay, loop)
         access_log = AccessLog(output, loop)
         owned.callback(access_log.close)
         bound = bind_unix(config.unix_socket) if config.unix_socket else bind_tcp(config.address, config.port)
@@ -201,6 +193,21 @@ def open_upstream(
         loop,
         appends_server_path=config.append_server_path,
         cuts_on_rotation=config.rotate_close,
+    )
+
+
+def open_app(
+    config: Config, policy: Policy, upstreams: Upstreams, relay: Relay, loop: asyncio.AbstractEventLoop
+) -> App:
+    """What answers requests, as the settings have it."""
+    return App(
+        policy=policy,
+        prefixes=Prefixes(api=config.api_prefix, www=config.www_prefix if config.www else None),
+        relay=relay,
+        upstreams=upstreams,
+        static_root=config.www,
+        follows_symlinks=config.www_follow_symlinks,
+        loop=loop,
     )
 
 

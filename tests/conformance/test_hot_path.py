@@ -1,0 +1,110 @@
+"""A guard on the cost of a relayed request that no busy machine can shake: function calls, not time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import threading
+from collections import Counter
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import kproxy
+from kproxy.config import Config
+from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
+from kproxy.kuberc import ALLOW_ALL
+from kproxy.listener import Listener, bind_tcp
+from kproxy.log import AccessLog, configure
+from kproxy.policy import Policy
+from kproxy.relay import Relay
+from kproxy.server import open_app, open_upstream
+from kproxy.upstream.upstreams import Upstreams
+
+REQUESTS = 300
+LIMIT_CALLS = 70
+"""Calls of our own functions per request, the access line included; 67 when this was written."""
+
+ANSWER = b"HTTP/1.1 200 OK\r\nAudit-Id: 1\r\nContent-Type: x/y\r\nDate: D\r\nContent-Length: 2\r\n\r\n{}"
+REQUEST = b"GET /api/v1/namespaces/default/pods?limit=5 HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"
+
+
+def answer_all(listening: socket.socket) -> None:
+    """An upstream on a thread of its own: what it does is not counted."""
+    with contextlib.suppress(OSError):
+        connection, _ = listening.accept()
+        with connection:
+            while connection.recv(65536):
+                connection.sendall(ANSWER)
+
+
+def ask(address: str, count: int) -> None:
+    host, port = address.rsplit(":", 1)
+    with socket.create_connection((host, int(port)), 10) as client:
+        for _ in range(count):
+            client.sendall(REQUEST)
+            received = b""
+            while not received.endswith(b"{}"):
+                received += client.recv(65536)
+
+
+def prepare_policy(config: Config) -> Policy:
+    return Policy.compile(
+        accept_paths=config.accept_paths,
+        reject_paths=config.reject_paths,
+        accept_hosts=config.accept_hosts,
+        reject_methods=config.reject_methods,
+        accept_origins=config.accept_origins,
+        disable_filter=config.disable_filter,
+    )
+
+
+async def test_a_relayed_request_costs_few_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A small GET over a kept-alive connection stays under a fixed number of calls of our functions."""
+    loop = asyncio.get_running_loop()
+    home = str(Path(kproxy.__file__).parent)
+    calls: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code.co_filename.startswith(home):
+            calls[frame.f_code.co_qualname] += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, (tmp_path / "log").open("w") as log:
+        upstream_thread = threading.Thread(target=answer_all, args=(listening,))
+        upstream_thread.start()
+        context = ResolvedContext(
+            name="c",
+            cluster=Cluster(name="c", server=f"http://127.0.0.1:{listening.getsockname()[1]}"),
+            user=User(name="u"),
+        )
+        config = Config()
+        upstreams = Upstreams(
+            lambda each: open_upstream(each, KubeConfig(), ALLOW_ALL, config, loop), context
+        )
+        access_log = AccessLog(configure("json", 0, log), loop)
+        app = open_app(config, prepare_policy(config), upstreams, Relay(loop), loop)
+        listener = Listener(bind_tcp("127.0.0.1", 0), app.dispatch, access_log.write)
+        await listener.start(loop)
+        try:
+            await asyncio.to_thread(ask, listener.name, 2)
+            sys.setprofile(count)
+            try:
+                await asyncio.to_thread(ask, listener.name, REQUESTS)
+                access_log.close()
+            finally:
+                sys.setprofile(None)
+        finally:
+            listener.stop_accepting()
+            await upstreams.close()
+            listening.close()
+            await asyncio.to_thread(upstream_thread.join)
+
+    per_request = sum(calls.values()) / REQUESTS
+    top = ", ".join(f"{name} {total / REQUESTS:.1f}" for name, total in calls.most_common(6))
+    with capsys.disabled():
+        print(f"\ncalls per relayed request: {per_request:.1f} (limit {LIMIT_CALLS}); most: {top}")
+    assert per_request <= LIMIT_CALLS
