@@ -39,20 +39,21 @@ class Actions:
         command = list(call.request.query.getall("command", []))
         remote = channels.parse_remote(stored, call.query, command, attach=attach)
         channels.check_upgrade(call.request, target.subresource)
-        if attach and not channels.runs_a_shell(stored, remote.container):
+        attached = channels.attached_command(stored, remote.container)
+        if attach and not attached:
             shown = {"container": remote.container, "follow": "true", "tailLines": "0"}
             log = Log(self._store, stored, shown, self._log_seconds)
             return await channels.Session(remote, call.headers).attach(call.request, log)
         container = self._machines.container(stored, remote.container)
         if not attach:
             return await channels.Session(remote, call.headers).exec(call.request, container)
-        session = channels.Session(dataclasses.replace(remote, command=("sh",)), call.headers)
+        session = channels.Session(dataclasses.replace(remote, command=attached), call.headers)
         response = await session.exec(call.request, container)
         self._finish(stored, session.exit_code)
         return response
 
     def _finish(self, stored: Stored, code: int | None) -> None:
-        """The shell that one attaches to is the container: when it ends, so does a pod that ends at all."""
+        """The command that one attaches to is the container: with it ends a pod that ends at all."""
         current = self._store.get(PODS.resource, *stored.key)
         if code is None or current is None or current.value["spec"].get("restartPolicy") == "Always":
             return

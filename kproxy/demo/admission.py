@@ -61,7 +61,7 @@ def conform(kind: Kind, body: Any, *, namespace: str, name: str | None, validati
             f"{metadata['namespace']!r}, {namespace!r}"
         )
     metadata = {
-        **metadata,
+        **{field: found for field, found in metadata.items() if found not in ({}, [])},
         **({"namespace": namespace} if namespace else {}),
         **({"name": name} if name else {}),
     }

@@ -78,7 +78,7 @@ def check_upgrade(request: web.BaseRequest, what: str) -> None:
     upgrade = request.headers.get("Upgrade", "").lower()
     if upgrade.startswith("spdy"):
         raise not_implemented(
-            f"the demo cluster serves {what} over WebSocket only: use kubectl 1.31 or newer"
+            f"the demo cluster serves {what} over WebSocket only: use kubectl 1.30 or newer"
         )
     if upgrade != "websocket":
         raise bad_request("Upgrade request required")
@@ -197,12 +197,12 @@ class Session:
             self._screen.columns, self._screen.rows = int(size.get("Width", 0)), int(size.get("Height", 0))
 
 
-def runs_a_shell(pod: Stored, container: str) -> bool:
-    """Whether to attach means to type into something, as after `kubectl run -it`."""
+def attached_command(pod: Stored, container: str) -> tuple[str, ...]:
+    """What one types into by attaching, as after `kubectl run -it`; empty for what only writes a log."""
     for each in field_at(pod.value, "spec.containers") or ():
-        if each["name"] == container:
-            return bool(each.get("stdin") and each.get("tty"))
-    return False
+        if each["name"] == container and each.get("stdin"):
+            return (*each.get("command", ()), *each.get("args", ())) or ("sh",)
+    return ()
 
 
 def _failure(reason: str, message: str, details: Json, code: int | None = None) -> Json:
