@@ -185,8 +185,6 @@ class OidcSession:
                 error=f"could not persist new tokens: {error}",
                 consequence="they are lost with this process; the next renewal tries again",
             )
-        else:
-            self._stored.update(changes)
 
     async def _fetch(self) -> None:
         """Spend the refresh-token on a new id-token. Raises Refused."""

@@ -375,6 +375,13 @@ async def test_a_refused_refresh_token_asks_for_a_new_login(login: Login, issuer
     assert 'failed to refresh token: oauth2: 400 "invalid_grant" "unknown [hidden]"; log in again' in text
 
 
+async def test_a_refresh_token_does_not_follow_redirects(login: Login, issuer: OidcIssuer) -> None:
+    """Whoever sits there would get it."""
+    issuer.answer, issuer.location = (307, {}), f"{issuer.url}/elsewhere"
+    assert "failed to refresh token: oauth2: 307" in await login.failure()
+    assert len(issuer.forms) == 2, "by Basic and in the form, to the same place"
+
+
 async def test_a_broken_issuer_is_asked_once_a_second(login: Login, issuer: OidcIssuer) -> None:
     """And works again as soon as it does."""
     issuer.answer = (500, {})

@@ -37,9 +37,10 @@ class OidcIssuer:
         self.accepts_basic = True
         self.rotates = True
         self.url = ""
-        # What to answer instead: (status, JSON) of either endpoint.
+        # What to answer instead: (status, JSON) of either endpoint, and where to send the client.
         self.discovery: tuple[int, object] | None = None
         self.answer: tuple[int, object] | None = None
+        self.location: str | None = None
         self.discovered = 0
         self.forms: list[Mapping[str, str]] = []
         self.issued: list[str] = []
@@ -73,7 +74,8 @@ class OidcIssuer:
         form = {key: str(value) for key, value in (await request.post()).items()}
         self.forms.append(form)
         if self.answer is not None:
-            return web.json_response(self.answer[1], status=self.answer[0])
+            headers = {"Location": self.location} if self.location else None
+            return web.json_response(self.answer[1], status=self.answer[0], headers=headers)
         if not self._knows(request, form):
             return web.json_response({"error": "invalid_client"}, status=401)
         if form.get("refresh_token") != self.refresh_token:

@@ -96,6 +96,15 @@ def is_alive(process_id: int) -> bool:
     return state != "Z"
 
 
+def pipes() -> int:
+    """How many ends of pipes we hold open."""
+    modes = []
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            modes.append(os.fstat(int(name)).st_mode)
+    return sum(map(stat.S_ISFIFO, modes))
+
+
 # -- finding and starting --
 
 
@@ -533,9 +542,11 @@ async def test_a_daemon_left_behind_does_not_hold_us_up(
     """Agents started by a plugin inherit its output and never close it; they are left alone."""
     monkeypatch.setattr(exec_plugin, "DRAIN_SECONDS", 0.1)
     plugin.does(f'sleep 1000 & echo $! > "{plugin.directory}/child"')
+    before = pipes()
     assert (await opened(plugin.path, exec_timeout_seconds=20).get()).authorization == "Bearer pt"
     child = int((plugin.directory / "child").read_text())
     assert is_alive(child)
+    await eventually(lambda: pipes() <= before)
     os.kill(child, signal.SIGKILL)
 
 
@@ -563,13 +574,6 @@ async def test_no_file_descriptor_is_left_open(opened: Open, plugin: Plugin) -> 
         plugin.does("sleep 1000")
         await failure(opened(plugin.path, exec_timeout_seconds=0.05))
         await failure(opened("/no/such/program"))
-
-    def pipes() -> int:
-        modes = []
-        for name in os.listdir("/proc/self/fd"):
-            with contextlib.suppress(OSError):
-                modes.append(os.fstat(int(name)).st_mode)
-        return sum(map(stat.S_ISFIFO, modes))
 
     await one_of_each()
     before = pipes()
