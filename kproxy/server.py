@@ -106,12 +106,13 @@ async def _serve(
         bound = bind_unix(config.unix_socket) if config.unix_socket else bind_tcp(config.address, config.port)
         listener = Listener(bound, app.dispatch, access_log.write)
         owned.callback(listener.stop_accepting)
+        if config.reload:
+            # Before we say that we serve: until it is handled, a SIGHUP ends the process.
+            await owned.enter_async_context(_Reloading(config, plan, upstreams, loop))
         await listener.start(loop)
         announce(listener.name)
         _log.info("server.started", address=listener.name, version=__version__, **_facts(upstreams.default))
         _warn(config, plan)
-        if config.reload:
-            await owned.enter_async_context(_Reloading(config, plan, upstreams, loop))
         if config.www:
             # After the start and before the first page: the import would hold up every stream for 0.2 s.
             import_module("kproxy.pages")
@@ -159,7 +160,14 @@ def _read_kubeconfig(config: Config) -> tuple[KubeConfig, ResolvedContext, Snaps
     sources = locate(overrides.kubeconfig, os.environ)
     seen = take_snapshot(sources.paths)
     kubeconfig = load(sources)
-    return kubeconfig, resolve(kubeconfig, overrides, os.environ), seen
+    context = resolve(kubeconfig, overrides, os.environ)
+    return kubeconfig, context, {**seen, **take_snapshot(_authority_paths(context))}
+
+
+def _authority_paths(context: ResolvedContext) -> tuple[Path, ...]:
+    """The file of authorities, which is watched beside the kubeconfig; credentials watch their own files."""
+    path = context.cluster.certificate_authority
+    return (path,) if path is not None else ()
 
 
 def open_upstream(
@@ -258,7 +266,7 @@ class _Reloading:
         self._upstreams = upstreams
         self._loop = loop
         self._paths = plan.kubeconfig.paths
-        self._watcher = FileWatcher(lambda: self._paths, self._begin, since=plan.seen)
+        self._watcher = FileWatcher(self._watched_paths, self._begin, since=plan.seen)
         self._task: asyncio.Task[None] | None = None
         self._is_due = False
         self._said: tuple[str, ...] = ()
@@ -273,6 +281,9 @@ class _Reloading:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
+
+    def _watched_paths(self) -> tuple[Path, ...]:
+        return (*self._paths, *_authority_paths(self._upstreams.default.context))
 
     def _begin(self) -> None:
         self._is_due = True
@@ -300,8 +311,9 @@ class _Reloading:
                 )
             return
         self._paths = kubeconfig.paths
+        is_mended = bool(self._said)
         self._said = ()
-        if is_changed:
+        if is_changed or is_mended:
             _log.info("kubeconfig.reloaded", **_facts(self._upstreams.default))
 
 

@@ -7,8 +7,8 @@ import ssl
 from collections.abc import Callable
 from typing import Protocol
 
-from kproxy.credentials import Credential, CredentialSource
-from kproxy.errors import ConfigError, CredentialError, KproxyError
+from kproxy.credentials import ClientCertificate, Credential, CredentialSource
+from kproxy.errors import ConfigError, CredentialError, KproxyError, KubeconfigError
 from kproxy.headers import Impersonation, authorization_block
 from kproxy.kubeconfig import ResolvedContext
 from kproxy.kubecontext import ServerAddress
@@ -66,6 +66,8 @@ class Upstream:
         self._credential: Credential | None = None
         self._credential_block = b""
         self._ssl_context: ssl.SSLContext | None = None
+        # Read before the context is made of it: a change in between is then taken for one, not missed.
+        self._authority = self._read_authority()
         self._adopt(source.current())
 
     def __repr__(self) -> str:
@@ -76,14 +78,48 @@ class Upstream:
         certificate = credential.certificate if credential is not None else None
         known = self._credential.certificate if self._credential is not None else None
         if self._is_tls and (self._ssl_context is None or certificate is not known):
-            if self._ssl_context is not None:
-                self._pool.close_idle()
-                if self._cuts_on_rotation:
-                    for request in list(self._running):
-                        request.cut()
-            self._ssl_context = client_context(self.context.cluster, certificate, self.context.user)
+            self._renew_ssl_context(certificate)
         self._credential = credential
         self._credential_block = authorization_block(credential.authorization if credential else None)
+
+    def _renew_ssl_context(self, certificate: ClientCertificate | None) -> None:
+        fresh = client_context(self.context.cluster, certificate, self.context.user)
+        if self._ssl_context is not None:
+            self._pool.close_idle()
+            if self._cuts_on_rotation:
+                for request in list(self._running):
+                    request.cut()
+        self._ssl_context = fresh
+
+    def _read_authority(self) -> bytes | None:
+        """The file of authorities, None where it does not count or cannot be read."""
+        cluster = self.context.cluster
+        if not self._is_tls or cluster.insecure_skip_tls_verify or cluster.certificate_authority is None:
+            return None
+        try:
+            return cluster.certificate_authority.read_bytes()
+        except OSError:
+            return None
+
+    def renew_trust(self) -> bool:
+        """Verify new connections by what certificate-authority holds now; False when that is nothing new.
+
+        Running streams go on. Raises KubeconfigError when the file is of no use, as while it is written;
+        what was read before then stays in force (client-go transport/ca_rotation.go).
+        """
+        authority = self._read_authority()
+        if authority is None or authority == self._authority:
+            return False
+        if not authority:
+            cluster = self.context.cluster
+            file = f" ({cluster.source_path})" if cluster.source_path else ""
+            raise KubeconfigError(
+                f'cluster "{cluster.name}"{file}: certificate-authority {cluster.certificate_authority} is '
+                "empty; write the authority's certificate to it"
+            )
+        self._renew_ssl_context(self._credential.certificate if self._credential is not None else None)
+        self._authority = authority
+        return True
 
     # -- the hot path: synchronous, None when something must be waited for --
 

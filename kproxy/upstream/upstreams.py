@@ -26,10 +26,11 @@ class Upstreams:
         """Serve `context` from now on; False when that changes nothing.
 
         New requests go to the new upstream, running ones stay with the old one until they end. Equal settings
-        keep connections, tunnels and credentials. Raises KubeconfigError and then changes nothing.
+        keep connections, tunnels and credentials; the file of authorities is looked at all the same. Raises
+        KubeconfigError and then changes nothing.
         """
         if context == self.default.context:
-            return False
+            return self.default.renew_trust()
         fresh = self._open(context)
         retired, self.default = self.default, fresh
         self._retired.add(retired)
