@@ -299,30 +299,33 @@ async def test_equal_values_keep_connections_streams_and_credentials(
     plugin.issues(token=plant("plugin-token"))
     config.users["a"] = {"exec": exec_user(plugin)}
     config.write()
-    async with Program(kubeconfig=config.path) as program:
-        async with Stream(program) as watch, Stream(program, "/api/tunnel", upgrade="websocket") as tunnel:
-            await watch.first_event()
-            await seen_by(program)
-            connections = len(a.connections)
-            for text in (config.text(indent=None), config.text(indent=4) + "\n# a comment\n"):
-                # A broken file in between: that it is mended is told, equal values are not.
-                config.write("[")
-                await hung_up(program, "kubeconfig.reload_failed")
-                config.write(text)
-                await hung_up(program)
+    async with (
+        Program(kubeconfig=config.path) as program,
+        Stream(program) as watch,
+        Stream(program, "/api/tunnel", upgrade="websocket") as tunnel,
+    ):
+        await watch.first_event()
+        await seen_by(program)
+        connections = len(a.connections)
+        for text in (config.text(indent=None), config.text(indent=4) + "\n# a comment\n"):
+            # A broken file in between: that it is mended is told, equal values are not.
             config.write("[")
             await hung_up(program, "kubeconfig.reload_failed")
-            config.users = dict(reversed(config.users.items()))
-            config.users["b"]["token"] = plant("new-token-of-b")
-            config.clusters["c"] = {"server": "https://127.0.0.1:1"}
-            config.write()
+            config.write(text)
             await hung_up(program)
-            await seen_by(program)
-            await a.tick("still here")
-            await watch.expects("still here")
-            await tunnel.echoes(b"and here")
-            assert len(a.connections) == connections
-            assert plugin.runs == 1
+        config.write("[")
+        await hung_up(program, "kubeconfig.reload_failed")
+        config.users = dict(reversed(config.users.items()))
+        config.users["b"]["token"] = plant("new-token-of-b")
+        config.clusters["c"] = {"server": "https://127.0.0.1:1"}
+        config.write()
+        await hung_up(program)
+        await seen_by(program)
+        await a.tick("still here")
+        await watch.expects("still here")
+        await tunnel.echoes(b"and here")
+        assert len(a.connections) == connections
+        assert plugin.runs == 1
 
 
 async def test_equal_values_say_nothing(config: Kubeconfig) -> None:
