@@ -11,6 +11,7 @@ import contextlib
 import copy
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -28,6 +29,8 @@ except ImportError:  # PyYAML built without libyaml
 
 # How long whoever holds a lock is waited for; requests may be waiting for us.
 LOCK_SECONDS = 2.0
+# Nothing in it that means something to YAML; whether it is a text is still to be seen (true, 1e3).
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_./+=-]*")
 _BOM = b"\xef\xbb\xbf"
 
 
@@ -126,24 +129,31 @@ def _edit_text(text: str, user_name: str, values: Mapping[str, str]) -> str:
     finally:
         loader.dispose()
     config = _at(_at(_user(root, user_name), "auth-provider"), "config")
+    in_braces = text[config.start_mark.index] == "{"
     edits: list[tuple[int, int, str]] = []
     for key, value in values.items():
-        # A JSON string is a double-quoted YAML one.
-        quoted = json.dumps(value)
+        written = _written(value, in_braces=in_braces)
         try:
             node = _at(config, key)
         except LookupError:
             first = config.value[0][0].start_mark
-            separator = ", " if text[config.start_mark.index] == "{" else "\n" + " " * first.column
-            edits.append((first.index, first.index, f"{json.dumps(key)}: {quoted}{separator}"))
+            entry = f'"{key}": {written}, ' if in_braces else f"{key}: {written}\n{' ' * first.column}"
+            edits.append((first.index, first.index, entry))
             continue
         start, end = node.start_mark.index, node.end_mark.index
         while text[end - 1].isspace() and end > start:
             end -= 1  # the end of a block scalar is the start of the next line
-        edits.append((start, end, quoted if end > start else f" {quoted}"))
+        edits.append((start, end, written if end > start else f" {written}"))
     for start, end, new in sorted(edits, reverse=True):
         text = text[:start] + new + text[end:]
     return text
+
+
+def _written(value: str, *, in_braces: bool) -> str:
+    """`value` in YAML: plain as kubectl writes it if that is safe; in braces, perhaps of JSON, quoted."""
+    if not in_braces and _PLAIN.fullmatch(value) and parse(value.encode()) == value:
+        return value
+    return json.dumps(value)
 
 
 def _user(root: yaml.Node | None, user_name: str) -> yaml.Node:

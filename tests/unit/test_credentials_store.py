@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import stat
@@ -66,8 +67,8 @@ def store(tmp_path: Path) -> Callable[..., TokenStore]:
 def test_only_the_two_values_change(store: Callable[..., TokenStore], tmp_path: Path) -> None:
     """Comments, order and quoting of all else stay, to the letter."""
     store().write(NEW)
-    expected = KUBECONFIG.replace("id-token: old-id", 'id-token: "new-id"')
-    expected = expected.replace("refresh-token: 'old-refresh'", 'refresh-token: "new-refresh"')
+    expected = KUBECONFIG.replace("id-token: old-id", "id-token: new-id")
+    expected = expected.replace("refresh-token: 'old-refresh'", "refresh-token: new-refresh")
     assert (tmp_path / "kc").read_text() == expected
     assert store(expected).read()["id-token"] == "new-id"
 
@@ -142,7 +143,36 @@ def test_a_file_written_anew_keeps_texts_texts(store: Callable[..., TokenStore],
     assert document["alias"] == "x"
 
 
-@pytest.mark.parametrize("value", ['"', "\\", "a\nb", "ü☂", "#", "x" * 5000, "", " "])
+def test_json_stays_json(store: Callable[..., TokenStore], tmp_path: Path) -> None:
+    """Other tools may read it as such."""
+    users = '{"users":[{"name":"u","user":{"auth-provider":{"name":"oidc","config":{"id-token":"a"}}}}]}'
+    store(users).write(NEW)
+    document = json.loads((tmp_path / "kc").read_text())
+    assert document["users"][0]["user"]["auth-provider"]["config"] == NEW
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "true",
+        "y",
+        "1e3",
+        "0x10",
+        "12",
+        "null",
+        "-",
+        "a: b",
+        "2020-01-02",
+        '"',
+        "\\",
+        "a\nb",
+        "ü☂",
+        "#",
+        "x" * 5000,
+        "",
+        " ",
+    ],
+)
 def test_any_value_survives(store: Callable[..., TokenStore], value: str) -> None:
     """Also those that YAML would take for something else."""
     opened = store()
