@@ -6,9 +6,10 @@ channel's number. At the end a `Status` in the error channel tells the exit code
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
@@ -30,6 +31,9 @@ _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255
 _PIECE_BYTES = 32 * 1024
 _MESSAGE_BYTES = 16 * 1024 * 1024
 _CLOSE_SECONDS = 2.0
+# A real container runtime is no faster. kubectl counts on that: up to 1.33 it drops what arrives before it
+# has made its streams (kubernetes issue 131189).
+_START_SECONDS = 0.1
 
 
 class Machines:
@@ -107,22 +111,28 @@ class Session:
         streams = Streams(self._stdin, self._writer(_STDOUT), self._writer(_STDERR))
         if self._remote.tty:
             self._terminal = Terminal(self._stdin, self._writer(_STDOUT), shell.interrupt)
-        return await self._serve(request, self._run(shell, streams))
+        return await self._serve(request, lambda: self._run(shell, streams))
 
     async def attach(self, request: web.BaseRequest, log: Log) -> web.WebSocketResponse:
         """What a container that only writes shows from now on."""
-        return await self._serve(request, self._show(log))
+        return await self._serve(request, lambda: self._show(log))
 
-    async def _serve(self, request: web.BaseRequest, work: Awaitable[Json]) -> web.WebSocketResponse:
+    async def _serve(
+        self, request: web.BaseRequest, work: Callable[[], Awaitable[Json]]
+    ) -> web.WebSocketResponse:
         await self._socket.prepare(request)
-        # The real server says "connected" by an empty message on the lowest channel it writes to.
-        lowest = _STDOUT if self._remote.stdout else _STDERR if self._remote.stderr else _ERROR
-        await self._socket.send_bytes(bytes((lowest,)))
-        status = await until_left(self._receive(), work)
+        status = await until_left(self._receive(), self._after_start(work))
         if status is not None:
             await self._socket.send_bytes(bytes((_ERROR,)) + encode(status))
         await self._socket.close()
         return self._socket
+
+    async def _after_start(self, work: Callable[[], Awaitable[Json]]) -> Json:
+        await asyncio.sleep(_START_SECONDS)
+        # The real server says "connected" by an empty message on the lowest channel it writes to.
+        lowest = _STDOUT if self._remote.stdout else _STDERR if self._remote.stderr else _ERROR
+        await self._socket.send_bytes(bytes((lowest,)))
+        return await work()
 
     async def _run(self, shell: Shell, streams: Streams) -> Json:
         command = list(self._remote.command)

@@ -16,7 +16,9 @@ import pytest
 import yaml
 
 WEBSOCKET_MINOR = 30
-"""From this version on kubectl runs exec and attach over WebSocket, before only over SPDY."""
+"""From this version on kubectl runs exec and attach over WebSocket, before it only over SPDY (KEP-4006)."""
+OPENAPI_V3_MINOR = 27
+"""From this version on kubectl reads OpenAPI v3, and leaves the checking of fields to the server."""
 SECONDS = 30.0
 
 
@@ -67,16 +69,13 @@ class Kubectl(Client):
         return done.stderr
 
 
-def find_kubectl(kubeconfig: Path, home: Path, *, websocket: bool = False) -> Kubectl:
-    """kubectl for that kubeconfig; skips the test where there is none, or an older one than it needs."""
+def find_kubectl(kubeconfig: Path, home: Path) -> Kubectl:
+    """kubectl for that kubeconfig; skips the test where there is none."""
     program = shutil.which("kubectl")
     if program is None:
         pytest.skip("kubectl is not installed (Debian: apt install kubernetes-client)")
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "KUBECONFIG": str(kubeconfig)}
-    kubectl = Kubectl([program], environment)
-    if websocket and (minor := _minor(kubectl)) < WEBSOCKET_MINOR:
-        pytest.skip(f"kubectl 1.{minor} knows exec over SPDY only; this needs 1.{WEBSOCKET_MINOR}")
-    return kubectl
+    return Kubectl([program], environment)
 
 
 def find_curl(kubeconfig: Path, folder: Path) -> tuple[Client, str]:
@@ -99,8 +98,10 @@ def find_curl(kubeconfig: Path, folder: Path) -> tuple[Client, str]:
     return Client([program, *flags], dict(os.environ)), cluster["server"]
 
 
-def _minor(kubectl: Kubectl) -> int:
+def need_minor(kubectl: Kubectl, minor: int, reason: str) -> None:
+    """Skips the test with an older kubectl than 1.`minor`."""
     done = kubectl.run("version", "--client", "-o", "json")
     found = re.search(r'"minor": "(\d+)', done.stdout)
     assert found, done
-    return int(found[1])
+    if int(found[1]) < minor:
+        pytest.skip(f"kubectl 1.{found[1]} is too old, this needs 1.{minor}: {reason}")
