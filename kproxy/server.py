@@ -190,6 +190,7 @@ def open_upstream(
         plugin_policy=plugin_policy,
         oidc_write_back=config.oidc_write_back,
         kubeconfig_paths=kubeconfig.paths,
+        proxy_for_url=_environment_proxy,
     )
     return Upstream(
         context,
@@ -202,6 +203,12 @@ def open_upstream(
         appends_server_path=config.append_server_path,
         cuts_on_rotation=config.rotate_close,
     )
+
+
+def _environment_proxy(url: str) -> str | None:
+    """The proxy for an OIDC issuer, which a cluster's proxy-url does not count for (client-go oidc.go)."""
+    proxy = proxy_for(server_address(url), None, os.environ)
+    return None if proxy is None else proxy.url()
 
 
 def open_app(

@@ -38,6 +38,13 @@ class Proxy:
     password: str | None = field(default=None, repr=False)
     source: str = field(default="", compare=False)
 
+    def url(self) -> str:
+        """With the password, for a client library; `str` is for people."""
+        if self.username is None:
+            return str(self)
+        user_info = f"{quote(self.username, safe='')}:{quote(self.password or '', safe='')}"
+        return str(self).replace("://", f"://{user_info}@", 1)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"

@@ -280,3 +280,12 @@ def test_no_proxy_upper_case_first() -> None:
 def test_any_no_proxy_is_readable(no_proxy: str, server: str) -> None:
     """No rule, however odd, is an error: what cannot be read matches nothing."""
     assert chosen(server, {"HTTPS_PROXY": PROXY, "NO_PROXY": no_proxy}) in (PROXY, None)
+
+
+def test_the_url_for_a_library_has_the_password_and_the_text_has_not() -> None:
+    """A user name or password with reserved characters survives in `url`; `str` is for people."""
+    proxy = Proxy(scheme="http", host="::1", port=3128, username="a@b", password="p:/w")
+
+    assert proxy.url() == "http://a%40b:p%3A%2Fw@[::1]:3128"
+    assert str(proxy) == "http://[::1]:3128"
+    assert Proxy(scheme="https", host="p", port=443).url() == "https://p:443"
