@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
 from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kubecontext import ServerAddress
@@ -46,8 +46,19 @@ class Proxy:
         return str(self).replace("://", f"://{user_info}@", 1)
 
     def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{host}:{self.port}"
+        return f"{self.scheme}://{self._authority}"
+
+    @property
+    def url_with_password(self) -> str:
+        """For an HTTP client's eyes only."""
+        if self.username is None:
+            return str(self)
+        user_info = f"{quote(self.username, safe='')}:{quote(self.password or '', safe='')}"
+        return f"{self.scheme}://{user_info}@{self._authority}"
+
+    @property
+    def _authority(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def proxy_for(
