@@ -69,7 +69,8 @@ class CredentialSource(Protocol):
     def invalidate(self, credential: Credential) -> None:
         """The API server answered 401 to `credential`: renew it, unless a newer one is at hand already.
 
-        If `get` then returns an object that is the same, nothing newer is to be had.
+        If `get` then returns the same object, or another one with the same content, nothing newer is to
+        be had and the API server's 401 is the answer.
         """
 
     async def close(self) -> None:
