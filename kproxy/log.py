@@ -39,7 +39,7 @@ EVENTS: Mapping[str, str] = {
     "internal.failed": "A bug in kproxy: the request was answered 500; please report the traceback.",
     "kubeconfig.lock_removed": "A lock on the kubeconfig was left over by a dead process and was removed.",
     "kubeconfig.reload_failed": "A changed kubeconfig cannot be used, for these `problems`; the old stays.",
-    "kubeconfig.reloaded": "A changed kubeconfig, or CA file of it, is in force; with the facts of the start.",
+    "kubeconfig.reloaded": "A changed kubeconfig or CA file of it is in force; with the facts of the start.",
     "kubeconfig.write_failed": "Renewed OIDC tokens could not be written back to the kubeconfig.",
     "library.reported": "A Python library had something to say.",
     "log.dropped": "Lines were lost because whoever reads stderr did not keep up; `count` says how many.",
