@@ -1,0 +1,395 @@
+"""A 401 from the API server: the credential is renewed once for all, and the request is sent once more."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.answers import Step, chunk, head, script, sequence
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, until
+from tests.support.client import RawClient, request_bytes
+from tests.support.exec_plugin import Plugin
+from tests.support.oidc_issuer import OidcIssuer, jwt
+from tests.support.pki import CA
+from tests.support.program import Program
+from tests.support.proxies import ConnectProxy
+from tests.support.secrets import plant
+
+LIMIT_BYTES = 64 * 1024
+WEBSOCKET = {"Connection": "Upgrade", "Upgrade": "websocket"}
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    async with ApiServer("c", CA()) as server:
+        yield server
+
+
+class Rotating:
+    """An exec plugin with a token that the API server takes, and a program that uses it."""
+
+    def __init__(self, server: ApiServer, directory: Path) -> None:
+        self.server = server
+        self.plugin = Plugin(directory / "plugin")
+        self.tokens: list[str] = []
+        self.config = Kubeconfig(directory / "config")
+        self.config.add(server, exec=exec_user(self.plugin))
+        self.config.write()
+        self.rotate()
+
+    def rotate(self, *, is_taken: bool = True) -> str:
+        """The plugin's next run gives another token; the API server takes only that one from now on."""
+        token = plant("plugin-token")
+        self.tokens.append(token)
+        self.plugin.issues(token=token)
+        self.server.accepts = {f"Bearer {token}"} if is_taken else set()
+        return token
+
+    @property
+    def sent(self) -> list[int | None]:
+        """Which of the tokens each request carried, by its number."""
+        known: dict[str | None, int] = {f"Bearer {token}": n for n, token in enumerate(self.tokens)}
+        return [known.get(each) for each in self.server.tokens()]
+
+
+@pytest.fixture
+async def rotating(server: ApiServer, tmp_path: Path) -> Rotating:
+    return Rotating(server, tmp_path)
+
+
+@pytest.fixture
+async def program(rotating: Rotating) -> AsyncIterator[Program]:
+    """It has a credential and an idle connection; the API server then wants another token."""
+    async with Program(kubeconfig=rotating.config.path) as program:
+        assert (await ask(program)).status == 200
+        rotating.rotate()
+        yield program
+
+
+# -- what is sent once more --
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "DELETE", "OPTIONS", "POST"])
+async def test_a_request_without_a_body_is_sent_once_more(
+    rotating: Rotating, program: Program, method: str
+) -> None:
+    """The client sees the second answer only; whatever the method, a 401 means that nothing was done."""
+    response = await ask(program, method=method)
+    assert response.status == 200
+    assert rotating.sent == [0, 0, 1]
+    assert rotating.server.requests[-1].method == method
+    assert rotating.plugin.runs == 2
+
+
+@pytest.mark.parametrize("size", [1, 1000, LIMIT_BYTES])
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_a_small_body_is_sent_once_more(
+    rotating: Rotating, program: Program, size: int, is_chunked: bool
+) -> None:
+    """Up to 64 KiB, with framing included: byte for byte, however it is framed."""
+    body = (b"0123456789abcdef" * (size // 16 + 1))[: size - (100 if is_chunked and size > 1000 else 0)]
+    async with await RawClient.connect(program.address) as client:
+        if is_chunked:
+            await client.send(request_bytes("POST", "/api", [("Transfer-Encoding", "chunked")]))
+            await client.send(chunk(body) + b"0\r\n\r\n")
+            response = await client.read_response("POST")
+        else:
+            response = await client.request("POST", "/api", body=body)
+        client.reset()
+    assert response.status == 200
+    assert response.json()["body"] == body.decode()
+    assert rotating.sent == [0, 0, 1]
+    assert [bytes(each.body.data) for each in rotating.server.requests[1:]] == [body, body]
+
+
+async def test_a_large_body_passes_the_401_on(rotating: Rotating, program: Program) -> None:
+    """It was not kept. But the credential is renewed, so that the client's own next try works."""
+    body = b"x" * (LIMIT_BYTES + 1)
+    first = await ask(program, method="PUT", body=body)
+    assert (first.status, first.json()["reason"]) == (401, "Unauthorized")
+    second = await ask(program, method="PUT", body=body)
+    assert second.status == 200
+    assert rotating.sent == [0, 0, 1]
+    assert rotating.plugin.runs == 2
+
+
+async def test_an_upload_that_is_refused_midway_is_passed_on(rotating: Rotating, program: Program) -> None:
+    """The API server answers before the body is complete; the next request has a new credential."""
+    refusal = head(401, [("Content-Length", "2"), ("Connection", "close")]) + b"no"
+    rotating.server.routes["/api/upload"] = script(refusal, Step.CLOSE, early=True)
+    async with await RawClient.connect(program.address) as client:
+        await client.send(request_bytes("POST", "/api/upload", [("Content-Length", "100")]) + b"half")
+        response = await client.read_response("POST")
+        assert (response.status, response.text) == (401, "no")
+        client.reset()
+    assert (await ask(program)).status == 200
+    assert rotating.sent == [0, 0, 1]
+
+
+async def test_an_upgrade_is_sent_once_more(rotating: Rotating, program: Program) -> None:
+    """kubectl passes the 401 on. The tunnel then carries bytes both ways."""
+    async with Stream(program, "/api/tunnel", upgrade="websocket") as tunnel:
+        assert tunnel.response.status == 101
+        await tunnel.echoes(b"frames" * 1000)
+    assert rotating.sent == [0, 0, 1]
+
+
+async def test_a_watch_is_sent_once_more(rotating: Rotating, program: Program) -> None:
+    """Its events come as if nothing had been."""
+    async with Stream(program) as watch:
+        assert (await watch.first_event())["type"] == "ADDED"
+        await rotating.server.tick("more")
+        await watch.expects("more")
+
+
+async def test_a_connection_goes_on_after_it(rotating: Rotating, program: Program) -> None:
+    """Pipelined requests behind the one that was sent twice are answered in order."""
+    async with await RawClient.connect(program.address) as client:
+        await client.send(request_bytes("GET", "/api/1") + request_bytes("GET", "/api/2"))
+        answers = [await client.read_response() for _ in range(2)]
+        client.reset()
+    assert [each.status for each in answers] == [200, 200]
+    assert [each.target for each in rotating.server.requests[1:]] == ["/api/1", "/api/1", "/api/2"]
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        head(401, [("Content-Length", "0")]),
+        head(401, [("Content-Length", "2"), ("Connection", "close")]) + b"no",
+        head(401, [("Transfer-Encoding", "chunked")]) + chunk(b"no") + b"0\r\n\r\n",
+        head(401, [("Connection", "close")]) + b"to the end",
+        head(401, [("Content-Length", "60000")]) + b"x" * 60000,
+    ],
+    ids=["empty", "close", "chunked", "to the end", "long"],
+)
+async def test_the_refusal_may_have_any_form(rotating: Rotating, program: Program, refusal: bytes) -> None:
+    """Nothing of it reaches the client."""
+    closing = (Step.CLOSE,) if b"Connection: close" in refusal else ()
+    rotating.server.routes["/api/odd"] = sequence(
+        script(refusal, *closing), script(head(200, [("Content-Length", "2")]) + b"ok")
+    )
+    response = await ask(program, "/api/odd")
+    assert (response.status, response.text) == (200, "ok")
+    assert rotating.sent == [0, 0, 1]
+
+
+# -- when the client sees the 401 --
+
+
+async def test_the_second_401_is_passed_on(rotating: Rotating, program: Program) -> None:
+    """After one renewal the API server's word is what counts; with its own body."""
+    rotating.rotate(is_taken=False)
+    response = await ask(program)
+    assert (response.status, response.json()["reason"]) == (401, "Unauthorized")
+    assert rotating.sent == [0, 0, 2]
+    assert rotating.plugin.runs == 2
+
+
+async def test_the_same_token_again_is_not_sent_again(rotating: Rotating, program: Program) -> None:
+    """The plugin has nothing newer: the 401 is passed on, and the request was sent once."""
+    rotating.plugin.issues(token=rotating.tokens[0])
+    response = await ask(program)
+    assert (response.status, response.json()["reason"]) == (401, "Unauthorized")
+    assert rotating.sent == [0, 0]
+    assert rotating.plugin.runs == 2
+
+
+async def test_a_plugin_that_fails_leaves_the_401(rotating: Rotating, program: Program) -> None:
+    """The client gets what the API server said; why there is nothing newer is in the log."""
+    rotating.plugin.does("exit 3")
+    response = await ask(program)
+    assert (response.status, response.json()["reason"]) == (401, "Unauthorized")
+    await until(lambda: bool(program.log_events("credential.refresh_failed")), "the failure is told")
+    (line,) = program.log_events("credential.refresh_failed")
+    assert "exit code 3" in line["error"]
+    rotating.plugin.does("")
+    await asyncio.sleep(1)  # a broken plugin is started once a second at most
+    assert (await ask(program)).status == 200
+
+
+async def test_a_refusal_too_long_to_keep_is_passed_on_whole(rotating: Rotating, program: Program) -> None:
+    """Nobody keeps a megabyte to find out that it is not needed."""
+    body = b"x" * 1_000_000
+    rotating.server.routes["/api/long"] = script(head(401, [("Content-Length", str(len(body)))]) + body)
+    response = await ask(program, "/api/long")
+    assert (response.status, response.body.size, response.body.is_complete) == (401, len(body), True)
+
+
+async def test_other_refusals_are_passed_on(rotating: Rotating, program: Program) -> None:
+    """403 and 407 say nothing about the age of a credential."""
+    for status in (403, 407):
+        rotating.server.routes["/api/other"] = script(head(status, [("Content-Length", "0")]))
+        assert (await ask(program, "/api/other")).status == status
+    assert rotating.plugin.runs == 1
+
+
+async def test_a_clients_own_authorization_is_left_alone(rotating: Rotating, program: Program) -> None:
+    """It is passed on as it is, its 401 too, and no plugin runs for it."""
+    own = f"Bearer {plant('own-token')}"
+    response = await ask(program, Authorization=own)
+    assert response.status == 401
+    assert rotating.server.tokens()[1:] == [own]
+    assert rotating.plugin.runs == 1
+    rotating.server.accepts = {own}
+    assert (await ask(program, Authorization=own)).status == 200
+
+
+async def test_a_static_token_is_not_tried_twice(server: ApiServer, tmp_path: Path) -> None:
+    """There is nothing to renew."""
+    config = Kubeconfig(tmp_path / "config")
+    config.add(server, token=plant("static"))
+    config.write()
+    server.accepts = set()
+    async with Program(kubeconfig=config.path) as program:
+        assert (await ask(program)).status == 401
+    assert len(server.requests) == 1
+
+
+# -- many at once --
+
+
+async def test_fifty_requests_that_all_get_401_start_the_plugin_once(
+    rotating: Rotating, program: Program
+) -> None:
+    """And all of them succeed."""
+    server = rotating.server
+    server.gate = asyncio.Event()
+    asking = [asyncio.create_task(ask(program, f"/api/{number}")) for number in range(50)]
+    await server.wait_for_requests(51)
+    assert rotating.sent[1:] == [0] * 50
+    server.gate.set()
+    assert [each.status for each in await asyncio.gather(*asking)] == [200] * 50
+    assert server.refused == 50
+    assert rotating.sent[51:] == [1] * 50
+    assert rotating.plugin.runs == 2
+
+
+async def test_a_401_that_comes_late_does_not_throw_the_new_token_away(
+    rotating: Rotating, program: Program
+) -> None:
+    """It is held against the credential it was given for, not against the one in use by then."""
+    server = rotating.server
+    server.gate = gate = asyncio.Event()
+    late = asyncio.create_task(ask(program, "/api/late"))
+    await server.wait_for_requests(2)
+    server.gate = None
+    assert (await ask(program)).status == 200
+    assert rotating.plugin.runs == 2
+    gate.set()
+    assert (await late).status == 200
+    assert rotating.plugin.runs == 2
+
+
+async def test_a_client_that_leaves_does_not_stop_the_renewal(rotating: Rotating, program: Program) -> None:
+    """Others wait for it, too."""
+    hold = rotating.plugin.hold()
+    leaver = await RawClient.connect(program.address)
+    await leaver.send(request_bytes("GET", "/api/leaver"))
+    await hold.reached()
+    waiting = asyncio.create_task(ask(program, "/api/stayer"))
+    leaver.reset()
+    hold.release()
+    assert (await waiting).status == 200
+    assert rotating.plugin.runs == 2
+
+
+# -- other kinds of credentials --
+
+
+async def test_a_token_file_is_read_again_after_a_401(server: ApiServer, tmp_path: Path) -> None:
+    """Even if nothing about the file but its content has changed."""
+    old, new = plant("token"), plant("token")
+    path = tmp_path / "token"
+    path.write_text(old)
+    config = Kubeconfig(tmp_path / "config")
+    config.add(server, tokenFile=str(path))
+    config.write()
+    async with Program(kubeconfig=config.path) as program:
+        assert (await ask(program)).status == 200
+        before = path.stat()
+        with path.open("r+") as file:
+            file.write(new)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        server.accepts = {f"Bearer {new}"}
+        assert (await ask(program)).status == 200
+        assert server.tokens() == [f"Bearer {old}", f"Bearer {old}", f"Bearer {new}"]
+
+
+async def test_a_token_file_is_read_when_it_changes(server: ApiServer, tmp_path: Path) -> None:
+    """Before any 401: the kubelet renews it long before the old one ends."""
+    path = tmp_path / "token"
+    path.write_text(plant("token"))
+    config = Kubeconfig(tmp_path / "config")
+    config.add(server, tokenFile=str(path))
+    config.write()
+    async with Program(kubeconfig=config.path) as program:
+        assert (await ask(program)).status == 200
+        new = plant("token")
+        replace_file(path, new.encode())
+        async with asyncio.timeout(2):
+            while (await ask(program)).json()["authorization"] != f"Bearer {new}":
+                await asyncio.sleep(0.05)
+    assert server.refused == 0
+
+
+def oidc_user(issuer: OidcIssuer, **fields: str) -> dict[str, Any]:
+    config = {
+        "idp-issuer-url": issuer.url,
+        "client-id": issuer.client_id,
+        "client-secret": issuer.client_secret,
+        "refresh-token": issuer.refresh_token,
+        "idp-certificate-authority-data": base64.b64encode(issuer.ca.pem).decode(),
+        **fields,
+    }
+    return {"auth-provider": {"name": "oidc", "config": config}}
+
+
+async def test_an_oidc_token_is_refreshed_after_a_401(server: ApiServer, tmp_path: Path) -> None:
+    """kubectl passes the 401 on until the token has expired; fifty at once fetch one."""
+    stale = jwt(sub="joe", exp=4_000_000_000)
+    async with OidcIssuer("id", plant("client-secret"), plant("refresh-token")) as issuer:
+        config = Kubeconfig(tmp_path / "config")
+        config.add(server, **oidc_user(issuer, **{"id-token": stale}))
+        config.write()
+        async with Program(kubeconfig=config.path) as program:
+            assert (await ask(program)).status == 200
+            assert not issuer.issued
+            server.gate = asyncio.Event()
+            asking = [asyncio.create_task(ask(program, f"/api/{number}")) for number in range(50)]
+            await server.wait_for_requests(51)
+            server.on_request = lambda _: setattr(server, "accepts", {f"Bearer {issuer.issued[-1]}"})
+            server.accepts = set()
+            server.gate.set()
+            assert [each.status for each in await asyncio.gather(*asking)] == [200] * 50
+        assert len(issuer.issued) == 1
+        assert issuer.issued[0] in config.path.read_text()
+
+
+async def test_the_issuer_is_reached_through_the_proxy_of_the_environment(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    """As in kubectl; proxy-url is for the API server alone."""
+    password = plant("proxy-password")
+    async with OidcIssuer("id", plant("client-secret"), plant("refresh-token")) as issuer:
+        port = int(issuer.url.rpartition(":")[2])
+        async with ConnectProxy(
+            username="me", password=password, names={f"localhost.test:{port}": ("127.0.0.1", port)}
+        ) as proxy:
+            issuer.url = f"https://localhost.test:{port}"
+            config = Kubeconfig(tmp_path / "config")
+            config.add(server, **oidc_user(issuer))
+            config.write()
+            async with Program(
+                kubeconfig=config.path, env={"HTTPS_PROXY": proxy.url_with_password}
+            ) as program:
+                response = await ask(program)
+            # Its certificate is for localhost; that it was seen means that the proxy was gone through.
+            assert "certificate" in response.json()["message"]
+            assert {each.line for each in proxy.requests} == {f"CONNECT localhost.test:{port} HTTP/1.1"}
