@@ -25,7 +25,7 @@ from kproxy import __version__
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
 from kproxy.credentials import open_source
-from kproxy.errors import ConfigError, KubeconfigError
+from kproxy.errors import ConfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
 from kproxy.kubecontext import resolve, server_address, warnings_for
 from kproxy.kuberc import PluginPolicy, load_plugin_policy
@@ -224,16 +224,6 @@ def open_app(
         follows_symlinks=config.www_follow_symlinks,
         loop=loop,
     )
-
-
-def _proxy_of_issuer(url: str) -> str | None:
-    """The environment's proxy on the way to an OIDC issuer. Raises ConfigError for a bad variable."""
-    try:
-        address = server_address(url)
-    except KubeconfigError:
-        return None  # what is wrong with the URL is told by who uses it
-    proxy = proxy_for(address, None, os.environ)
-    return proxy.url_with_password if proxy is not None else None
 
 
 def _warn(config: Config, plan: Plan) -> None:

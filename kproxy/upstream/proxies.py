@@ -46,19 +46,8 @@ class Proxy:
         return str(self).replace("://", f"://{user_info}@", 1)
 
     def __str__(self) -> str:
-        return f"{self.scheme}://{self._authority}"
-
-    @property
-    def url_with_password(self) -> str:
-        """For an HTTP client's eyes only."""
-        if self.username is None:
-            return str(self)
-        user_info = f"{quote(self.username, safe='')}:{quote(self.password or '', safe='')}"
-        return f"{self.scheme}://{user_info}@{self._authority}"
-
-    @property
-    def _authority(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
 
 
 def proxy_for(
