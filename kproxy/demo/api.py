@@ -17,7 +17,7 @@ from kproxy.demo.objects import Objects, Target, check_patch_type, subresource_v
 from kproxy.demo.paging import list_page
 from kproxy.demo.routes import ACTIONS, resolve, segments_of, verb_of
 from kproxy.demo.selectors import Selection, parse_selection
-from kproxy.demo.status import ApiError, method_not_allowed, success, unsupported_media_type
+from kproxy.demo.status import ApiError, bad_request, method_not_allowed, success, unsupported_media_type
 from kproxy.demo.store import Store
 from kproxy.demo.users import User, authenticate, may, may_see_path, review
 from kproxy.demo.views import JSON, YAML
@@ -46,6 +46,8 @@ class Api:
             return await self._answer(dataclasses.replace(call, user=authenticate(request)))
         except ApiError as error:
             return await refuse(call, error)
+        except RecursionError:
+            return await refuse(call, bad_request("the object is nested too deeply"))
 
     async def _answer(self, call: Call) -> web.StreamResponse:
         path = call.request.rel_url.raw_path

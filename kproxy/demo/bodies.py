@@ -55,7 +55,7 @@ def decode_body(raw: bytes, media_type: str) -> Any:
     if media_type not in _JSON_TYPES:
         raise unsupported_media_type((JSON, YAML, protobuf.MEDIA_TYPE))
     try:
-        return json.loads(raw)
+        return _parse_json(raw)
     except ValueError as error:
         raise bad_request(f"the body of the request is not JSON: {error}") from None
 
@@ -69,6 +69,18 @@ def _decode_yaml(raw: bytes) -> Any:
     try:
         value = yaml.load(raw, Loader=_Loader)  # noqa: S506 -- derived from the safe loader
         # What JSON cannot say (binary, sets, keys that are no strings) has no place in an object.
-        return json.loads(json.dumps(value))
+        return _parse_json(json.dumps(value).encode())
     except (yaml.YAMLError, TypeError, ValueError) as error:
         raise bad_request(f"error converting YAML to JSON: {error}") from None
+
+
+def _parse_json(raw: bytes) -> Any:
+    """Raises ValueError, also for NaN and half surrogate pairs, which Python takes and RFC 8259 does not."""
+    value = json.loads(raw, parse_constant=_refuse_constant)
+    if rb"\ud" in raw.lower():
+        json.dumps(value, ensure_ascii=False).encode()
+    return value
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no JSON number")

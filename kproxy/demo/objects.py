@@ -132,7 +132,7 @@ class Objects:
         """The object that is going to be deleted, or None when it is gone already."""
         stored = self.get(target)
         wanted = body if isinstance(body, dict) else {}
-        _check_preconditions(target, stored, wanted.get("preconditions") or {})
+        _check_preconditions(target, stored, _part(wanted, "preconditions"))
         metadata = stored.value["metadata"]
         if target.kind is NAMESPACES and target.name in _KEPT_NAMESPACES:
             message = f'namespaces "{target.name}" is forbidden: this namespace may not be deleted'
@@ -196,9 +196,8 @@ class Objects:
     def _rescale(self, target: Target, old: Stored, body: Any, options: Options) -> Written:
         if not isinstance(body, dict) or body.get("kind", "Scale") != "Scale":
             raise bad_request("the body of a scale request must be a Scale of autoscaling/v1")
-        _check_version(target, old, body.get("metadata") or {})
-        spec = body.get("spec") or {}
-        replicas = spec.get("replicas", 0) if isinstance(spec, dict) else None
+        _check_version(target, old, _part(body, "metadata"))
+        replicas = _part(body, "spec").get("replicas", 0)
         if not isinstance(replicas, int) or replicas < 0:
             cause = wrong("spec.replicas", replicas, "must be greater than or equal to 0")
             raise invalid_kind("Scale", "autoscaling", target.name, [cause])
@@ -254,6 +253,13 @@ def check_patch_type(kind: Kind, media_type: str) -> None:
     known = [each for each in _PATCHES if each != STRATEGIC_PATCH or kind.merges_strategically]
     if media_type not in known:
         raise unsupported_media_type(known)
+
+
+def _part(body: Json, field: str) -> Json:
+    found = body.get(field) or {}
+    if not isinstance(found, dict):
+        raise bad_request(f"json: cannot unmarshal {field} into an object")
+    return found
 
 
 def _check_version(target: Target, old: Stored, metadata: Json) -> None:

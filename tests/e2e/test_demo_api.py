@@ -266,6 +266,30 @@ async def test_a_body_that_is_none_is_a_bad_request(
     assert (form.status, form.value["reason"]) == (415, "UnsupportedMediaType")
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers"),
+    [
+        ("POST", CONFIGMAPS, b'{"metadata":{"name":"a"},"x":NaN}', {}),
+        ("POST", CONFIGMAPS, b'{"metadata":{"name":"a"},"data":{"x":"\\ud800"}}', {}),
+        ("POST", CONFIGMAPS, b"metadata: {name: a}\ndata: {x: .nan}", {"Content_Type": "application/yaml"}),
+        ("POST", CONFIGMAPS, b'{"metadata":' * 20_000, {}),
+        ("POST", CRONTABS, {"metadata": {"name": "a"}}, {}),
+        ("PUT", f"{HELLO}/scale", {"metadata": "x"}, {}),
+        ("PATCH", f"{HELLO}/scale", {"spec": "x"}, {"Content_Type": MERGE}),
+        ("PATCH", HELLO, {"spec": {"template": {"spec": {"containers": 1}}}}, {"Content_Type": STRATEGIC}),
+        ("PATCH", HELLO, "x", {"Content_Type": STRATEGIC}),
+        ("PATCH", HELLO, ["x"], {"Content_Type": JSON_PATCH}),
+        ("DELETE", f"{PODS}/clock", {"preconditions": "x"}, {}),
+    ],
+)
+async def test_a_body_of_the_wrong_shape_is_a_bad_request(
+    demo: DemoSession, method: str, path: str, body: Any, headers: dict[str, str]
+) -> None:
+    """What would be stored or read in a wrong way is refused before it does harm."""
+    reply = await demo.request(method, path, body, **headers)
+    assert (reply.status, reply.value["reason"]) == (400, "BadRequest")
+
+
 async def test_who_has_no_certificate_is_anonymous() -> None:
     """Without one everything but version and health is 403; a token nobody knows is 401."""
     async with DemoCluster(**QUICK) as cluster, open_session(cluster, certificate=False) as nobody:

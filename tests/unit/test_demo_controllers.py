@@ -1,0 +1,148 @@
+"""The demo cluster's controllers, pass by pass, with a clock of the test's own."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from kproxy.demo.admission import created
+from kproxy.demo.controllers import Controllers
+from kproxy.demo.kinds import DEPLOYMENTS, NAMESPACES, PODS
+from kproxy.demo.life import HEARTBEAT, TIDE, Life
+from kproxy.demo.seeds import seed
+from kproxy.demo.store import Store
+
+SETTLE = 10.0
+
+
+def plant(store: Store, replicas: int = 2, **annotations: str) -> None:
+    labels = {"app": "a"}
+    spec = {
+        "replicas": replicas,
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}},
+    }
+    metadata = {"name": "a", "namespace": "default", "annotations": annotations}
+    head = {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": metadata}
+    store.put(DEPLOYMENTS.resource, created(DEPLOYMENTS, {**head, "spec": spec}))
+
+
+def settle(controllers: Controllers, store: Store, now: float) -> float | None:
+    """Passes at one moment until one writes nothing."""
+    while True:
+        version = store.version
+        due = controllers.reconcile(now)
+        if store.version == version:
+            return due
+
+
+def phases(store: Store) -> list[str]:
+    return [pod.value["status"]["phase"] for pod in store.objects(PODS.resource)]
+
+
+def deployment(store: Store) -> dict[str, Any]:
+    stored = store.get(DEPLOYMENTS.resource, "default", "a")
+    assert stored is not None
+    return stored.value
+
+
+def test_pods_start_and_end_after_their_time() -> None:
+    """They are pending until the settling time is over, then running, and gone as long after a scale to 0."""
+    store = Store()
+    controllers = Controllers(store, settle_seconds=SETTLE)
+    plant(store)
+    assert settle(controllers, store, 100.0) == 100.0 + SETTLE
+    assert phases(store) == ["Pending", "Pending"]
+    assert settle(controllers, store, 109.9) == 100.0 + SETTLE
+    assert settle(controllers, store, 110.0) is None
+    assert phases(store) == ["Running", "Running"]
+    assert deployment(store)["status"]["readyReplicas"] == 2
+    store.put(
+        DEPLOYMENTS.resource, {**deployment(store), "spec": {**deployment(store)["spec"], "replicas": 0}}
+    )
+    assert settle(controllers, store, 200.0) == 200.0 + SETTLE
+    assert "replicas" not in deployment(store)["status"]
+    assert settle(controllers, store, 210.0) is None
+    assert phases(store) == []
+
+
+def test_many_pods_are_made_bit_by_bit() -> None:
+    """One pass makes fifty at most, so that a big number does not hold up the process."""
+    store = Store()
+    controllers = Controllers(store, settle_seconds=SETTLE)
+    plant(store, replicas=120)
+    counts = []
+    for _ in range(4):
+        controllers.reconcile(0.0)
+        counts.append(len(phases(store)))
+    assert counts == [50, 100, 120, 120]
+
+
+def test_a_pod_that_somebody_deletes_comes_back() -> None:
+    """The number of replicas is kept."""
+    store = Store()
+    controllers = Controllers(store, settle_seconds=0.0)
+    plant(store)
+    settle(controllers, store, 0.0)
+    victim = store.objects(PODS.resource)[0]
+    store.remove(PODS.resource, *victim.key)
+    settle(controllers, store, 1.0)
+    names = {pod.key for pod in store.objects(PODS.resource)}
+    assert len(names) == 2
+    assert victim.key not in names
+
+
+def test_an_odd_object_does_not_keep_the_others_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    """What a controller cannot make sense of is logged and left; the rest goes on."""
+    store = Store()
+    controllers = Controllers(store, settle_seconds=0.0)
+    metadata = {"name": "0-odd", "namespace": "default", "uid": "odd"}
+    store.put(
+        PODS.resource, {"kind": "Pod", "apiVersion": "v1", "metadata": metadata, "spec": {}, "status": {}}
+    )
+    plant(store, replicas=1)
+    with caplog.at_level(logging.ERROR):
+        settle(controllers, store, 0.0)
+    assert "demo cluster cannot look after default/0-odd" in caplog.text
+    assert [pod.value["status"].get("phase") for pod in store.objects(PODS.resource)] == [None, "Running"]
+
+
+def test_the_seeds_are_at_rest() -> None:
+    """Nothing is to be done about the first state: a quiet cluster stays as it is."""
+    store = Store()
+    seed(store, extra_pods=3, extra_pod_bytes=2000)
+    version = store.version
+    assert Controllers(store, settle_seconds=SETTLE).reconcile(0.0) is None
+    assert store.version == version
+    bulk = store.objects(PODS.resource, "bulk")
+    assert [abs(len(pod.text) - 2000) < 300 for pod in bulk] == [True] * 3
+    assert all(
+        each.value["metadata"]["labels"]["kproxy.dev/demo"] == "true"
+        for kind in (NAMESPACES, PODS, DEPLOYMENTS)
+        for each in store.objects(kind.resource)
+    )
+
+
+def test_life_touches_only_what_asks_for_it() -> None:
+    """Heartbeats go to annotated pods, tides to annotated deployments, nothing to others."""
+    store = Store()
+    plant(store, replicas=2, **{TIDE: "2-3"})
+    life = Life(store, tick_seconds=1.0)
+    seen = []
+    for _ in range(12):
+        life.tick()
+        seen.append(deployment(store)["spec"]["replicas"])
+    assert seen == [2] * 5 + [3] * 6 + [2]
+    store = Store()
+    seed(store, extra_pods=0, extra_pod_bytes=0)
+    version = store.version
+    Life(store, tick_seconds=1.0).tick()
+    beaten = {event.stored.key[1] for event in store.since(PODS.resource, version)}
+    assert beaten == {
+        pod.key[1]
+        for pod in store.objects(PODS.resource)
+        if HEARTBEAT in pod.value["metadata"].get("annotations", {})
+    }
+    assert beaten == {"clock", "db-0"}
