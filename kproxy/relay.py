@@ -504,6 +504,13 @@ class RelayedRequest:
 
     # -- ends --
 
+    def cut_stream(self) -> None:
+        """Cut a watch, a followed log or a tunnel that is connected; anything else ends by itself."""
+        info = self.downstream.exchange.info
+        is_watch = self._connection is not None and info is not None and info.is_long_running
+        if is_watch or self._tunnel is not None:
+            self.cut()
+
     def cut(self) -> None:
         """End it now; a truncated answer must not look complete."""
         if self._tunnel is not None:

@@ -21,8 +21,8 @@ from kproxy.upstream.pool import Pool
 class Running(Protocol):
     """A request that uses an upstream, until its answer or its tunnel has ended."""
 
-    def cut(self) -> None:
-        """End it now, so that what was answered cannot look complete."""
+    def cut_stream(self) -> None:
+        """If it would not end by itself, end it now, so that what was answered cannot look complete."""
 
 
 class Upstream:
@@ -88,7 +88,7 @@ class Upstream:
             self._pool.close_idle()
             if self._cuts_on_rotation:
                 for request in list(self._running):
-                    request.cut()
+                    request.cut_stream()
         self._ssl_context = fresh
 
     def _read_authority(self) -> bytes | None:
