@@ -49,12 +49,25 @@ class ExecConfig:
     directory: Path = Path()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class AuthProvider:
-    """The old `auth-provider` stanza, of which only `oidc` is still alive."""
+    """The old `auth-provider` stanza, of which only `oidc` is still alive.
+
+    Tokens do not count when two are compared: each renewal writes them anew, and changes nothing else.
+    """
 
     name: str
     config: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def _settings(self) -> tuple[str, frozenset[tuple[str, str]]]:
+        kept = (item for item in self.config.items() if item[0] not in ("id-token", "refresh-token"))
+        return self.name, frozenset(kept)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, AuthProvider) and self._settings() == other._settings()
+
+    def __hash__(self) -> int:
+        return hash(self._settings())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 EVENTS: Mapping[str, str] = {
     "config.questioned": "A setting works, but is dangerous or probably not meant; `detail` says why.",
+    "credential.ending": "The credential has less than a tenth of its life left, and nothing renews it.",
     "credential.expired": "A new credential has expired already; perhaps a clock is wrong.",
     "credential.refresh_failed": "No new credential could be had; the one in use goes on while it lasts.",
     "credential.refreshed": "An exec plugin or OIDC issuer gave a new credential.",

@@ -322,20 +322,14 @@ class RelayedRequest:
         return answer.wants_payload
 
     def _may_renew(self) -> bool:
-        """Whether a stale credential of ours may be why, and the request can be sent again.
-
-        The credential is renewed even if only the requests that follow can have use of it.
-        """
+        """Whether a stale credential of ours may be why, and the request can be sent again."""
         credential = self._credential
         if credential is None or not self._renews_once or self.downstream.head.names.get(b"authorization"):
             return False
         self._renews_once = False
         self.upstream.invalidate(credential)
-        return (
-            self._replay is not None
-            and self._body_is_complete
-            and self.upstream.current_credential() is not credential
-        )
+        can_be_sent_again = self._replay is not None and self._body_is_complete
+        return can_be_sent_again and self.upstream.current_credential() is not credential
 
     def _begin_answer(self, head: ResponseHead, body: Body) -> Answer | None:
         """None when the answer is not for the client."""

@@ -13,7 +13,6 @@ import gc
 import os
 import signal
 import stat
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib import import_module
@@ -25,6 +24,7 @@ from kproxy import __version__
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
 from kproxy.credentials import open_source
+from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
 from kproxy.kubecontext import resolve, server_address, warnings_for
@@ -112,6 +112,7 @@ async def _serve(
         await listener.start(loop)
         announce(listener.name)
         _log.info("server.started", address=listener.name, version=__version__, **_facts(upstreams.default))
+        upstreams.default.warn_if_ending()
         _warn(config, plan)
         if config.www:
             # After the start and before the first page: the import would hold up every stream for 0.2 s.
@@ -253,14 +254,10 @@ def _facts(upstream: Upstream) -> dict[str, object]:
     if credential is not None:
         facts["credential"] = credential.kind
         if credential.expires_at is not None:
-            facts["expires_at"] = _utc(credential.expires_at)
+            facts["expires_at"] = format_timestamp(credential.expires_at)
     else:
         facts["credential"] = "exec" if user.exec is not None else "oidc"
     return facts
-
-
-def _utc(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 class _Reloading:
@@ -322,6 +319,7 @@ class _Reloading:
         self._said = ()
         if is_changed or is_mended:
             _log.info("kubeconfig.reloaded", **_facts(self._upstreams.default))
+            self._upstreams.default.warn_if_ending()
 
 
 class _Stopping:

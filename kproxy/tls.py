@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kproxy.errors import KubeconfigError
 
 if TYPE_CHECKING:
-    from kproxy.credentials import ClientCertificate
+    from kproxy.credentials.credential import ClientCertificate
     from kproxy.kubeconfig import Cluster, User
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import chain
 
-from kproxy.credentials import ClientCertificate, Credential, bearer, place
+from kproxy.credentials.credential import ClientCertificate, Credential, bearer, place
 from kproxy.credentials.exec_credential import ExecStatus, clean_hint, exec_info, parse_output
 from kproxy.credentials.expiry import certificate_life, earliest, token_life
 from kproxy.errors import ExecPluginError, KubeconfigError

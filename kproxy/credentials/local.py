@@ -16,7 +16,7 @@ from pathlib import Path
 
 import structlog
 
-from kproxy.credentials import ClientCertificate, Credential, CredentialSource, bearer, place
+from kproxy.credentials.credential import ClientCertificate, Credential, CredentialSource, bearer, place
 from kproxy.credentials.expiry import Life, certificate_life, earliest, token_life
 from kproxy.errors import CredentialFileError, KubeconfigError
 from kproxy.kubeconfig import ResolvedContext, User

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from kproxy.credentials import Credential, bearer, place
+from kproxy.credentials.credential import Credential, bearer, place
 from kproxy.credentials.expiry import jwt_claims, schedule, token_life
 from kproxy.credentials.oidc_store import StoreError, TokenStore
 from kproxy.errors import ConfigError, KubeconfigError, RefreshError

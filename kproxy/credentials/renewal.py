@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from kproxy.credentials import ClientCertificate, Credential
+from kproxy.credentials.credential import ClientCertificate, Credential
 from kproxy.credentials.expiry import format_timestamp, schedule
 from kproxy.errors import CredentialError
 

@@ -62,6 +62,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "idle_since",
         "is_reused",
         "keep_alive",
+        "opened_with",
         "transport",
         "wants_payload",
     )
@@ -77,6 +78,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.wants_payload = False
         """Whether the receiver gets what the chunks hold, or the body as it came."""
         self.transport: asyncio.Transport | None = None
+        self.opened_with: object = None
+        """The TLS context it was dialled with, by identity: an idle connection does not outlive that."""
         self.is_reused = False
         self.keep_alive = True
         self.idle_since = 0.0

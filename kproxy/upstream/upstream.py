@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections.abc import Callable
 from typing import Protocol
 
+import structlog
+
 from kproxy.credentials import ClientCertificate, Credential, CredentialSource
+from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError, CredentialError, KproxyError, KubeconfigError
 from kproxy.headers import Impersonation, authorization_block
 from kproxy.kubeconfig import ResolvedContext
@@ -16,6 +20,8 @@ from kproxy.tls import client_context
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.pool import Pool
+
+_log = structlog.get_logger()
 
 
 class Running(Protocol):
@@ -64,6 +70,7 @@ class Upstream:
         self._server_hostname = context.cluster.tls_server_name or address.host
         self._is_tls = address.scheme == "https"
         self._credential: Credential | None = None
+        self._warned_of: Credential | None = None
         self._credential_block = b""
         self._ssl_context: ssl.SSLContext | None = None
         # Read before the context is made of it: a change in between is then taken for one, not missed.
@@ -153,7 +160,9 @@ class Upstream:
 
     async def dial(self) -> UpstreamConnection:
         """A fresh connection. Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout."""
+        self.warn_if_ending()
         connection = self._pool.connection()
+        connection.opened_with = self._ssl_context
         try:
             await self._dialer.dial(
                 lambda: connection,
@@ -169,13 +178,25 @@ class Upstream:
         return self._dialer.explain(error, is_tls=self._is_tls)
 
     def release(self, connection: UpstreamConnection) -> None:
-        """Give back a connection whose answer is complete."""
-        if self._on_retired is None:
+        """Give back a connection whose answer is complete; an earlier certificate's is of no more use."""
+        if self._on_retired is None and connection.opened_with is self._ssl_context:
             self._pool.put(connection)
         else:
             connection.close()
 
     # -- its life --
+
+    def warn_if_ending(self) -> None:
+        """Tell once of a credential that has less than a tenth of its life left and was not renewed."""
+        credential = self._credential
+        if credential is not None and credential is not self._warned_of and credential.is_ending(time.time()):
+            self._warned_of = credential
+            _log.warning(
+                "credential.ending",
+                context=self.name,
+                credential=credential.kind,
+                expires_at=format_timestamp(credential.expires_at),
+            )
 
     def enter(self, request: Running) -> None:
         """A request begins that may use this upstream until it leaves."""
