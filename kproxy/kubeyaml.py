@@ -27,6 +27,10 @@ except ImportError:  # PyYAML built without libyaml: ten times slower, and it re
 _Value = TypeVar("_Value")
 
 
+MAX_DEPTH = 200
+"""Levels of a document; a kubeconfig has seven, and extensions may hold any JSON."""
+
+
 class YamlError(ValueError):
     """The document cannot be parsed; the text says on which line and never quotes it."""
 
@@ -90,12 +94,28 @@ _Loader.bool_values = {
 }
 
 
+def _check_depth(data: bytes) -> None:
+    """libyaml composes a node within a node by calling itself, and ends the process when the stack does."""
+    depth = 0
+    for event in yaml.parse(data, _Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise YamlError(f"line {event.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels")
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        elif isinstance(event, yaml.DocumentEndEvent):
+            return
+
+
 def parse(data: bytes) -> object:
     """Return the first document of `data` (None if there is none); the others are not even parsed.
 
     Raises YamlError.
     """
     try:
+        if len(data) - len(data.translate(None, b"[{-?:")) > MAX_DEPTH:
+            _check_depth(data)
         loader = _Loader(data)
         try:
             node = loader.get_node() if loader.check_node() else None

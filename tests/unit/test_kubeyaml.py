@@ -205,3 +205,10 @@ def test_problems_name_the_path() -> None:
         "a[0].b.c[1]: expected a string, found a number; put it in quotes",
         "a[1]: expected a mapping, found a string",
     ]
+
+
+@pytest.mark.parametrize("opening", [b"[", b"{a: ", b"- ", b"? "])
+def test_a_document_of_endless_depth_is_an_error(opening: bytes) -> None:
+    """libyaml would run out of stack and take the process along."""
+    with pytest.raises(YamlError, match="line 1: nested deeper than"):
+        parse(opening * 100_000)
