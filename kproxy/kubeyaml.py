@@ -101,7 +101,8 @@ def _check_depth(data: bytes) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
             if depth > MAX_DEPTH:
-                raise YamlError(f"line {event.start_mark.line + 1}: nested deeper than {MAX_DEPTH} levels")
+                line = event.start_mark.line + 1 if event.start_mark else 1
+                raise YamlError(f"line {line}: nested deeper than {MAX_DEPTH} levels")
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
         elif isinstance(event, yaml.DocumentEndEvent):
@@ -114,7 +115,7 @@ def parse(data: bytes) -> object:
     Raises YamlError.
     """
     try:
-        if len(data) - len(data.translate(None, b"[{-?:")) > MAX_DEPTH:
+        if len(data) - len(data.translate(None, b"[{?-")) > MAX_DEPTH:
             _check_depth(data)
         loader = _Loader(data)
         try:
@@ -122,6 +123,8 @@ def parse(data: bytes) -> object:
             return None if node is None else loader.construct_document(node)
         finally:
             loader.dispose()
+    except YamlError:
+        raise
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
