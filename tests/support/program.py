@@ -321,6 +321,16 @@ class DemoProgram(Process):
     def __init__(self, *args: str, env: Mapping[str, str] | None = None) -> None:
         super().__init__([sys.executable, "-m", "kproxy.demo", *args], env=env)
 
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.exit_code is None:
+            # Killed, it would leave its folder behind.
+            with contextlib.suppress(ProcessLookupError, TimeoutError):
+                self.send_signal(signal.SIGTERM)
+                self.wait(STOP_SECONDS)
+        super().__exit__(kind, error, trace)
+
     def wait_until_ready(self) -> None:
         self.wait_for_output(r"^kubeconfig: (.+)\n", "stdout")
         self.wait_for_output(r"^server: (.+)\n", "stdout")
