@@ -89,7 +89,7 @@ def demo_cluster() -> Iterator[Cluster]:
 
 @contextlib.contextmanager
 def control_plane(assets: Path, folder: Path) -> Iterator[Cluster]:
-    """etcd and kube-apiserver from `assets`, as envtest lays them out: an API without nodes or controllers."""
+    """etcd and kube-apiserver from `assets`, laid out as by envtest: an API without controllers."""
     ca = CA("control-plane-ca")
     certificate, key = ca.issue("kube-apiserver", ("127.0.0.1", "localhost"))
     files = {"ca.pem": ca.pem, "server.pem": certificate, "server.key": key}

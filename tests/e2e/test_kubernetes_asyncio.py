@@ -91,11 +91,14 @@ async def test_a_watch_resumes_after_a_cut(cluster: Cluster, namespace: str, api
             await events.close()
         api.ask("POST", path, config_map("two"))
         resumed = watch.Watch()
-        async with Program(port, kubeconfig=cluster.kubeconfig) as second, connected(second) as core:
-            async with resumed.stream(
+        async with (
+            Program(port, kubeconfig=cluster.kubeconfig) as second,
+            connected(second) as core,
+            resumed.stream(
                 core.list_namespaced_config_map, namespace, resource_version=events.resource_version
-            ) as watched:
-                assert (await anext(watched))["object"].metadata.name == "two"
+            ) as watched,
+        ):
+            assert (await anext(watched))["object"].metadata.name == "two"
 
 
 async def test_exec_gives_the_output(open_proxy: Program) -> None:

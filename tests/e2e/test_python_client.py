@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import urllib3
-
 from kubernetes import client, watch
 from kubernetes.stream import stream, ws_client
+
 from tests.e2e.clusters import Api, Cluster, config_map, free_port
 from tests.support.program import Program
 
