@@ -54,6 +54,7 @@ EVENTS: Mapping[str, str] = {
 LIMIT_BYTES = 1 << 20
 LIMIT_REQUESTS = 4096
 FLUSH_SECONDS = 0.1
+MAX_REMEMBERED, MAX_REMEMBERED_PATH = 512, 256
 BATCH = 100
 """Requests formatted at a stretch: half a millisecond, so that a burst delays nobody."""
 
@@ -213,21 +214,48 @@ def json_line(exchange: Exchange, clock_offset: float) -> str:
     x = exchange
     finished_at = x.finished_at or x.started_at
     seconds, milliseconds = divmod(int((finished_at + clock_offset) * 1000), 1000)
-    info = x.info
+    known = _asked.get((x.client, x.path))
+    if known is None or known.info is not x.info or known.rest != (x.method, x.context, x.listener):
+        known = _note_asked(x)
     return (
         f'{{"timestamp": "{_second(seconds)}.{milliseconds:03d}Z", "level": "info", '
-        f'"event": "request.finished", "exchange_id": {x.exchange_id}{_place(x.context, x.listener)}'
-        f"{_field('client', x.client) if x.client else ''}"
-        f', "method": {_quoted(x.method)}, "path": {_quoted(x.path)}'
-        f"{'' if info is None else _object(info.verb, info.api_group, info.resource, info.subresource)}"
-        f"{_namespace(info.namespace) if info and info.namespace else ''}"
-        f"{_field('name', info.name) if info and info.name else ''}"
+        f'"event": "request.finished", "exchange_id": {x.exchange_id}{known.text}'
         f', "status": {x.status}{_status(x.upstream_status)}'
         f"{_field('proxy_error', x.proxy_error) if x.proxy_error else ''}"
         f', "bytes_in": {x.bytes_in}, "bytes_out": {x.bytes_out}'
         f', "duration_seconds": {finished_at - x.started_at:.6f}'
         f"{_field('audit_id', x.audit_id) if x.audit_id else ''}}}\n"
     )
+
+
+class _Asked:
+    """The part of a line that says who asked for what: clients that poll ask for the same again."""
+
+    __slots__ = ("info", "rest", "text")
+
+    def __init__(self, x: Exchange) -> None:
+        info = x.info
+        self.info = info
+        self.rest = (x.method, x.context, x.listener)
+        self.text = (
+            f"{_place(x.context, x.listener)}{_field('client', x.client) if x.client else ''}"
+            f', "method": {_quoted(x.method)}, "path": {_quoted(x.path)}'
+            f"{'' if info is None else _object(info.verb, info.api_group, info.resource, info.subresource)}"
+            f"{_field('namespace', info.namespace) if info and info.namespace else ''}"
+            f"{_field('name', info.name) if info and info.name else ''}"
+        )
+
+
+_asked: dict[tuple[str, str], _Asked] = {}
+
+
+def _note_asked(x: Exchange) -> _Asked:
+    asked = _Asked(x)
+    if len(x.path) <= MAX_REMEMBERED_PATH:
+        if len(_asked) >= MAX_REMEMBERED:
+            _asked.clear()
+        _asked[x.client, x.path] = asked
+    return asked
 
 
 def _field(key: str, value: str) -> str:
@@ -249,11 +277,6 @@ def _status(upstream_status: int | None) -> str:
 def _object(verb: str, group: str, resource: str, subresource: str) -> str:
     known = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
     return "".join(_field(key, value) for key, value in known.items() if value)
-
-
-@lru_cache(maxsize=256)
-def _namespace(namespace: str) -> str:
-    return _field("namespace", namespace)
 
 
 @lru_cache(maxsize=4)

@@ -52,8 +52,6 @@ class Pool:
 
     def put(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose answer is complete; one that may not be used again is closed."""
-        if not connection.is_usable:
-            return
         if not connection.keep_alive:
             connection.close()
             return
