@@ -1,0 +1,242 @@
+"""A browser and kproxy: the user's own page may do everything, other people's pages nothing.
+
+What a foreign page tries is looked up in kproxy's log as well: refused there, not by the browser alone. The
+control is --accept-origins: with it the same page gets through in the same ways.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.browser import Chromium, Page, new_page
+from tests.e2e.clusters import Api, Cluster, config_map, free_port
+from tests.e2e.conftest import Serve
+from tests.support.program import Process, Program
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PAGES = Path(__file__).parent / "pages"
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+
+POD = {"metadata": {"name": "new"}, "spec": {"containers": [{"name": "it", "image": "demo/it:1"}]}}
+
+
+class Site(Process):
+    """Somebody else's web server, with the pages of this folder."""
+
+    def __init__(self, port: int = 0) -> None:
+        command = ["-u", "-m", "http.server", str(port), "--bind=127.0.0.1", f"--directory={PAGES}"]
+        super().__init__([sys.executable, *command])
+
+    def wait_until_ready(self) -> None:
+        port = self.wait_for_output(r" port (\d+) ", "stdout")[1]
+        self.url = f"http://evil.example:{port}"
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    assert CHROMIUM is not None
+    with Chromium(CHROMIUM, tmp_path_factory.mktemp("chromium")) as program:
+        yield program
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with Site() as site:
+        yield site
+
+
+@pytest.fixture
+async def page(chromium: Chromium) -> AsyncIterator[Page]:
+    async with new_page(chromium) as page:
+        yield page
+
+
+@pytest.fixture
+def www_proxy(serve: Serve, demo: Cluster) -> Program:
+    """kproxy with the user's own page, for which exec is let through."""
+    return serve(demo, f"--www={PAGES}", "--reject-paths=")
+
+
+@pytest.fixture
+async def own_page(page: Page, www_proxy: Program) -> Page:
+    await page.open(f"http://localhost:{www_proxy.port}/static/app.html")
+    return page
+
+
+@pytest.fixture
+async def evil_page(page: Page, site: Site) -> Page:
+    await page.open(f"{site.url}/evil.html")
+    return page
+
+
+async def verdict(program: Program, path: str) -> int:
+    """The status that kproxy's log has for a request for this path."""
+    found = await program.output(rf'"path": "{re.escape(path)}".*"status": (\d+)')
+    return int(found[1])
+
+
+# -- The user's own page --
+
+
+async def test_own_page_lists_and_watches(own_page: Page, demo_api: Api, demo_namespace: str) -> None:
+    """fetch() of a list, then of a watch, read as a stream: the page shows pods as they come and go."""
+    path = f"/api/v1/namespaces/{demo_namespace}/pods"
+    demo_api.ask("POST", path, {**POD, "metadata": {"name": "old"}})
+    await own_page.run(f"void follow({json.dumps(demo_namespace)})")
+    assert await own_page.call("listed", ["old"])
+    demo_api.ask("POST", path, POD)
+    assert await own_page.call("listed", ["new", "old"])
+    demo_api.ask("DELETE", f"{path}/old?gracePeriodSeconds=0")
+    assert await own_page.call("listed", ["new"])
+
+
+async def test_own_page_opens_websockets(own_page: Page) -> None:
+    """A watch over a WebSocket, and a shell that is typed into."""
+    assert await own_page.call("firstEvent", "/api/v1/namespaces?watch=true") == "ADDED"
+    ran = await own_page.call("run", "default", "clock", "echo out; echo err >&2; exit 0\n", "sh")
+    assert ran == ["v5.channel.k8s.io", "out\n", "err\n", "Success"]
+
+
+async def test_own_page_writes(own_page: Page, demo_api: Api, demo_namespace: str) -> None:
+    """POST, with the Origin of its own that a browser adds, and DELETE."""
+    path = f"/api/v1/namespaces/{demo_namespace}/configmaps"
+    body = {
+        "method": "POST",
+        "headers": {"Content-Type": "application/json"},
+        "body": json.dumps(config_map("x")),
+    }
+    assert await own_page.call("status", path, body) == 201
+    assert await own_page.call("status", f"{path}/x", {"method": "DELETE"}) == 200
+    assert demo_api.request("GET", f"{path}/x").status == 404
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+async def test_an_address_that_is_typed_in_opens(page: Page, demo_proxy: Program, host: str) -> None:
+    """The API itself in the browser's window."""
+    assert "gitVersion" in await page.open(f"http://{host}:{demo_proxy.port}/version")
+
+
+# -- Somebody else's page --
+
+
+async def test_a_foreign_page_reads_nothing(evil_page: Page, demo_proxy: Program) -> None:
+    """fetch() of Secrets, as a request that may be read, and as one that may not."""
+    for number, mode in enumerate(("cors", "no-cors")):
+        path = f"/api/v1/namespaces/read-{number}/secrets"
+        kind, _, text = await evil_page.call("read", demo_proxy.url + path, {"mode": mode})
+        assert (kind, text) in {("error", "TypeError"), ("opaque", "")}
+        assert await verdict(demo_proxy, path) == 403
+
+
+async def test_a_foreign_page_asks_no_leave(evil_page: Page, demo_proxy: Program) -> None:
+    """A request that a browser asks leave for first (a preflight) gets none."""
+    path = "/api/v1/namespaces/preflight/configmaps"
+    options = {"method": "DELETE", "headers": {"Content-Type": "application/json"}}
+    assert await evil_page.call("read", demo_proxy.url + path, options) == ["error", 0, "TypeError"]
+    await demo_proxy.output(rf'"method": "OPTIONS", "path": "{path}".*"status": 403')
+    assert f'"method": "DELETE", "path": "{path}"' not in demo_proxy.stderr
+
+
+async def test_a_foreign_page_writes_nothing(
+    evil_page: Page, demo_proxy: Program, demo_api: Api, demo_namespace: str
+) -> None:
+    """A simple POST, for which browsers ask no leave, does not reach the API."""
+    path = f"/api/v1/namespaces/{demo_namespace}/configmaps"
+    sent = await evil_page.call("post", demo_proxy.url + path, config_map("planted"))
+    assert sent == ["opaque", 0, ""]
+    assert await verdict(demo_proxy, path) == 403
+    assert demo_api.request("GET", f"{path}/planted").status == 404
+
+
+async def test_a_foreign_form_is_not_taken(evil_page: Page, demo_proxy: Program) -> None:
+    """A form that is sent into a frame is a POST that comes as a navigation."""
+    path = "/api/v1/namespaces/form/configmaps"
+    await evil_page.call("submit", demo_proxy.url + path)
+    assert await verdict(demo_proxy, path) == 403
+
+
+async def test_a_foreign_page_gets_no_websocket(evil_page: Page, demo_proxy: Program) -> None:
+    """Browsers ask no leave for WebSockets, and let any page read what comes: this is the worst one."""
+    path = "/api/v1/namespaces/default/secrets"
+    url = f"ws://localhost:{demo_proxy.port}{path}?watch=true"
+    assert await evil_page.call("socket", url) == ["error", ""]
+    assert await verdict(demo_proxy, path) == 403
+
+
+@pytest.mark.parametrize("element", ["img", "script", "iframe"])
+async def test_a_foreign_page_triggers_nothing(evil_page: Page, demo_proxy: Program, element: str) -> None:
+    """A GET without Origin, which does something in an app behind a service's proxy."""
+    path = f"/api/v1/namespaces/default/services/hello/proxy/delete-all-{element}"
+    event = await evil_page.call("element", element, demo_proxy.url + path)
+    # A frame loads whatever it gets, here the refusal, which the page around it cannot read.
+    assert event == ("load" if element == "iframe" else "error")
+    assert await verdict(demo_proxy, path) == 403
+
+
+async def test_a_frame_without_an_origin_reads_nothing(evil_page: Page, demo_proxy: Program) -> None:
+    """A sandboxed frame says `Origin: null`."""
+    path = "/api/v1/namespaces/sandbox/secrets"
+    assert await evil_page.call("sandboxed", demo_proxy.url + path) == "error"
+    assert await verdict(demo_proxy, path) == 403
+
+
+async def test_a_rebound_name_is_refused(page: Page, chromium: Chromium, demo: Cluster) -> None:
+    """DNS rebinding: a page is loaded from evil.example, then that name and port lead to kproxy.
+
+    To the browser it is the page's own origin: it would let the page read everything.
+    """
+    port = free_port()
+    with Site(port) as site:
+        await page.open(f"{site.url}/evil.html")
+        url = site.url
+    with Program(f"--port={port}", "--accept-origins=.*", kubeconfig=demo.kubeconfig) as program:
+        kind, status, text = await page.call("read", f"{url}/api/v1/secrets")
+        assert (kind, status) == ("basic", 403)
+        assert json.loads(text)["message"].startswith("kproxy: Host 'evil.example")
+        assert "--accept-hosts" in text
+        assert await page.call("socket", f"{url.replace('http', 'ws')}/api/v1/secrets?watch=true") == [
+            "error",
+            "",
+        ]
+        kind, status, _ = await page.call("post", f"{url}/api/v1/namespaces", config_map("x"))
+        assert (kind, status) == ("basic", 403)
+        assert "--accept-hosts" in await page.open(f"{url}/")
+        assert not [line for line in program.log_events("request.finished") if line["status"] < 400]
+
+
+async def test_a_link_opens_and_shows_nothing_to_the_page(evil_page: Page, demo_proxy: Program) -> None:
+    """A link that fills the window is the user's own wish; the page that had it is gone."""
+    path = "/api/v1/namespaces/default/services/hello"
+    await evil_page.run(f"void (location.href = {json.dumps(demo_proxy.url + path)})")
+    assert await verdict(demo_proxy, path) == 200
+
+
+# -- The control: a page that is let in --
+
+
+async def test_an_accepted_origin_gets_through(
+    evil_page: Page, site: Site, serve: Serve, demo: Cluster, demo_api: Api, demo_namespace: str
+) -> None:
+    """With --accept-origins the same page can do all that was refused: the refusals were kproxy's."""
+    program = serve(demo, f"--accept-origins=^{re.escape(site.url)}$")
+    path = f"/api/v1/namespaces/{demo_namespace}/configmaps"
+
+    async def read(method: str, path: str, **options: Any) -> tuple[str, int]:
+        kind, status, _ = await evil_page.call("read", program.url + path, {"method": method, **options})
+        return kind, status
+
+    assert await read("GET", "/api/v1/secrets") == ("cors", 200)
+    assert await evil_page.call("post", program.url + path, config_map("sent")) == ["opaque", 0, ""]
+    assert demo_api.ask("GET", f"{path}/sent")["metadata"]["name"] == "sent"
+    assert await read("DELETE", f"{path}/sent") == ("cors", 200)
+    url = f"ws://localhost:{program.port}/api/v1/namespaces?watch=true"
+    kind, text = await evil_page.call("socket", url)
+    assert (kind, json.loads(text)["type"]) == ("message", "ADDED")
