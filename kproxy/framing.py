@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from kproxy.wire import Field, MalformedHeadError, ResponseHead, parse_fields, shown, split_lines
+from kproxy.wire import Field, MalformedHeadError, ResponseHead, parse_fields, shown
 
 # RFC 9112 section 7.1.1 asks for a bound on chunk extensions; nobody sends any.
 MAX_CHUNK_LINE_BYTES = 4 * 1024
@@ -128,7 +128,7 @@ class ChunkedBody:
             self._trailer_bytes += len(line)
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise MalformedHeadError("the trailers are too long", 431)
-            (field,) = parse_fields(split_lines(line))
+            (field,) = parse_fields((line,))
             if field[0] in _NOT_IN_TRAILERS:
                 raise MalformedHeadError(f"{shown(field[0])} may not be a trailer")
             self.trailers.append(field)

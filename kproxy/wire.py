@@ -19,10 +19,10 @@ MAX_HEAD_BYTES = 256 * 1024
 Field = tuple[bytes, bytes, bytes]
 """One header field: lower-case name, value without the white space around it, the line as it came."""
 
-_CONTROLS_GONE = bytes(c for c in range(256) if (c >= 0x20 and c != 0x7F) or c in b"\t\r\n")
+_ALLOWED_IN_LINES = bytes(c for c in range(256) if (c >= 0x20 and c != 0x7F) or c == 0x09)
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_target = re.compile(rb"[!-~\x80-\xff]+").fullmatch
-_is_status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([^\r\n]*))?").fullmatch
+_is_status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?").fullmatch
 _is_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
 _split_absolute = re.compile(r"(?i)https?://([^/?#]*)(.*)").fullmatch
 
@@ -48,12 +48,19 @@ class MalformedHeadError(ValueError):
 
 
 def parse_fields(lines: Iterable[bytes]) -> list[Field]:
-    """Header or trailer lines, without their CRLF, as fields. Raises MalformedHeadError (RFC 9112, 5)."""
+    """Header or trailer lines, without their CRLF, as fields. Raises MalformedHeadError (RFC 9112, 5).
+
+    Every byte is judged here, a bare CR or LF too; a line that is known was judged when it was first seen.
+    """
     known = _known_lines
     return [known.get(line) or _read_field(line) for line in lines]
 
 
 def _read_field(line: bytes) -> Field:
+    if b"\r" in line or b"\n" in line:
+        raise MalformedHeadError("lines must end in CR LF, and neither may stand alone (RFC 9112, 2.2)")
+    if line.translate(None, _ALLOWED_IN_LINES):
+        raise MalformedHeadError("control characters are not allowed in a head")
     name, colon, value = line.partition(b":")
     if line[:1] in (b" ", b"\t"):
         raise MalformedHeadError("header lines may not be folded (RFC 9112, 5.2)")
@@ -75,17 +82,6 @@ def _read_field(line: bytes) -> Field:
 def shown(name: bytes) -> str:
     """The start of a name, fit for a message."""
     return repr(name[:60].decode("latin-1"))
-
-
-def split_lines(head: bytes) -> list[bytes]:
-    """The lines of a head or of trailers. Raises MalformedHeadError for controls and bare CR or LF."""
-    if head.translate(None, _CONTROLS_GONE):
-        raise MalformedHeadError("control characters are not allowed in a head")
-    lines = head.split(b"\r\n")
-    ends = len(lines) - 1
-    if head.count(b"\r") != ends or head.count(b"\n") != ends:
-        raise MalformedHeadError("lines must end in CR LF, and neither may stand alone (RFC 9112, 2.2)")
-    return lines
 
 
 def find_head(buffer: bytes | bytearray) -> int:
@@ -129,7 +125,7 @@ class RequestHead:
             raise BadRequest(str(error), error.status) from None
 
     def _parse(self, head: bytes) -> None:
-        lines = split_lines(head)
+        lines = head.split(b"\r\n")
         request_line = lines[0].split(b" ")
         if len(request_line) != 3:
             raise MalformedHeadError("the request line is not 'METHOD target HTTP/1.1'")
@@ -271,11 +267,9 @@ class ResponseHead:
 
     def _parse(self, head: bytes) -> None:
         self.raw = head
-        lines = split_lines(head)
-        status_line = lines[0]
+        status_line, *lines = head.split(b"\r\n")
         known = _known_status_lines.get(status_line) or _read_status_line(status_line)
         self.minor, self.status, self.reason = known
-        del lines[0]
         self.fields = fields = parse_fields(lines)
         self.names = names = {field[0]: field[1] for field in fields}
         self.content_length: int | None = None
