@@ -1,0 +1,140 @@
+"""In a pod: the service account is found where the kubelet puts it, and followed when it is renewed.
+
+Each program runs in a mount namespace of its own, which takes root; elsewhere these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.api_server import ApiServer, Stream, ask, seen_by, until
+from tests.support.pki import CA
+from tests.support.pod import in_pod
+from tests.support.program import Program
+from tests.support.secrets import plant
+
+NOTICED_SECONDS = 2.0
+
+
+class ServiceAccount:
+    """A projected volume: files are links into `..data`, itself a link that is turned to a new directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._number = 0
+        path.mkdir()
+        for name in ("token", "ca.crt", "namespace"):
+            (path / name).symlink_to(f"..data/{name}")
+
+    def project(self, token: str, ca_pem: bytes) -> None:
+        self._number += 1
+        directory = self.path / f"..{self._number}"
+        directory.mkdir()
+        (directory / "token").write_text(token)
+        (directory / "ca.crt").write_bytes(ca_pem)
+        (directory / "namespace").write_text("default")
+        (self.path / "..tmp").symlink_to(directory.name)
+        (self.path / "..tmp").replace(self.path / "..data")
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[ApiServer]:
+    async with ApiServer("c", CA()) as server:
+        yield server
+
+
+@pytest.fixture
+def account(tmp_path: Path, server: ApiServer) -> ServiceAccount:
+    account = ServiceAccount(tmp_path / "sa")
+    account.project(plant("token"), server.ca.pem)
+    return account
+
+
+@pytest.fixture
+async def program(account: ServiceAccount, server: ApiServer) -> AsyncIterator[Program]:
+    env = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.port)}
+    program = Program(env=env)
+    program.command = in_pod(account.path, program.command)
+    async with program:
+        await program.output("server.started")
+        yield program
+
+
+async def test_the_service_account_is_used(program: Program, account: ServiceAccount) -> None:
+    """Without any kubeconfig; the first line of the log says so."""
+    seen = await seen_by(program)
+    assert seen["authorization"] == f"Bearer {(account.path / 'token').read_text()}"
+    (line,) = program.log_events("server.started")
+    assert (line["context"], line["credential"]) == ("in-cluster", "tokenFile")
+
+
+async def test_a_renewed_token_is_picked_up(
+    program: Program, account: ServiceAccount, server: ApiServer
+) -> None:
+    """Within two seconds, before the old one ends; a running watch goes on."""
+    async with Stream(program) as watch:
+        await watch.first_event()
+        token = plant("token")
+        account.project(token, server.ca.pem)
+        async with asyncio.timeout(NOTICED_SECONDS):
+            while (await seen_by(program))["authorization"] != f"Bearer {token}":
+                await asyncio.sleep(0.02)
+        await server.tick("going on")
+        await watch.expects("going on")
+    assert server.refused == 0
+
+
+async def test_a_refused_token_is_read_again_at_once(
+    program: Program, account: ServiceAccount, server: ApiServer
+) -> None:
+    """The 401 is not the client's business when there is a newer token."""
+    await seen_by(program)
+    token = plant("token")
+    account.project(token, server.ca.pem)
+    server.accepts = {f"Bearer {token}"}
+    assert (await ask(program)).status == 200
+
+
+async def test_a_renewed_authority_is_trusted(
+    program: Program, account: ServiceAccount, server: ApiServer
+) -> None:
+    """The cluster's authority comes by the same volume."""
+    await seen_by(program)
+    new = CA("new-ca")
+    account.project(plant("token"), new.pem)
+    await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is noticed", NOTICED_SECONDS)
+    server.use_certificate_of(new)
+    server.close_connections()
+    assert (await ask(program)).status == 200
+
+
+async def test_a_kubeconfig_that_appears_takes_over(
+    program: Program, account: ServiceAccount, server: ApiServer
+) -> None:
+    """~/.kube/config is looked for as long as the program runs; without it the pod's identity is back."""
+    await seen_by(program)
+    home = Path(dict(part.split("=", 1) for part in _environment(program.pid))["HOME"])
+    path = home / ".kube" / "config"
+    path.parent.mkdir()
+    path.write_text(
+        f"""{{"apiVersion": "v1", "kind": "Config", "current-context": "x",
+        "clusters": [{{"name": "c", "cluster": {{"server": "{server.url}",
+                       "certificate-authority": "{account.path / "ca.crt"}"}}}}],
+        "users": [{{"name": "u", "user": {{"token": "from-the-file"}}}}],
+        "contexts": [{{"name": "x", "context": {{"cluster": "c", "user": "u"}}}}]}}"""
+    )
+    reloaded = "kubeconfig.reloaded"
+    await until(lambda: len(program.log_events(reloaded)) == 1, "it is noticed", NOTICED_SECONDS)
+    assert (await seen_by(program))["authorization"] == "Bearer from-the-file"
+    path.unlink()
+    await until(lambda: len(program.log_events(reloaded)) == 2, "it is noticed", NOTICED_SECONDS)
+    assert program.log_events(reloaded)[-1]["context"] == "in-cluster"
+    assert (await seen_by(program))["authorization"] != "Bearer from-the-file"
+
+
+def _environment(pid: int) -> list[str]:
+    return Path(f"/proc/{pid}/environ").read_text().rstrip("\0").split("\0")
