@@ -121,7 +121,7 @@ def control_plane(assets: Path, folder: Path) -> Iterator[Cluster]:
             f"--client-ca-file={folder / 'ca.pem'}",
             "--authorization-mode=RBAC",
             "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={folder / 'server.key'}",
+            f"--service-account-key-file={folder / 'server.pem'}",
             f"--service-account-signing-key-file={folder / 'server.key'}",
             "--service-cluster-ip-range=10.0.0.0/24",
             # Nobody makes service accounts without a controller manager, so pods must do without.

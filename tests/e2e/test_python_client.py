@@ -114,10 +114,13 @@ def test_a_watch_resumes_after_its_time_is_over(core: client.CoreV1Api, namespac
     ]
     assert "one" in seen
     api.ask("POST", path, config_map("two"))
-    resumed = events.stream(
+    resumed = []
+    for event in events.stream(
         core.list_namespaced_config_map, namespace, resource_version=events.resource_version, **listed
-    )
-    assert [event["object"].metadata.name for event in resumed] == ["two"]
+    ):
+        resumed.append(event["object"].metadata.name)
+        events.stop()
+    assert resumed == ["two"]
 
 
 def test_a_watch_resumes_after_a_cut(connect: Connect, cluster: Cluster, namespace: str, api: Api) -> None:
