@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.conformance.conftest import Gateway
-from tests.support.answers import answer, tunnel
+from tests.support.answers import BLOCK, answer, tunnel
 from tests.support.client import Response, request_bytes
 
 PROGRAM_ARGS = (r"--accept-origins=^https://dev\.example$",)
@@ -19,7 +19,7 @@ WEBSOCKET = [
 
 
 def refused(response: Response, rule: str) -> None:
-    """A `Status` that names the rule and how to allow it, marked as ours, without leave for the page to read."""
+    """A `Status` that names the rule, marked as ours, and without leave for the page to read it."""
     assert response.status == 403, response.text
     status = response.json()
     assert (status["kind"], status["reason"], status["code"]) == ("Status", "Forbidden", 403)
@@ -29,7 +29,9 @@ def refused(response: Response, rule: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE", "OPTIONS"])
-@pytest.mark.parametrize("origin", ["http://evil.example", "https://localhost.evil.example", "null", "file://"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "https://localhost.evil.example", "null", "file://"]
+)
 async def test_a_page_of_another_origin_is_refused(gateway: Gateway, method: str, origin: str) -> None:
     """Reads, simple POSTs that need no leave, and preflights alike."""
     response = await gateway.request(method, SECRETS, [("Origin", origin)])
@@ -39,14 +41,28 @@ async def test_a_page_of_another_origin_is_refused(gateway: Gateway, method: str
 
 async def test_a_websocket_of_another_origin_is_refused(gateway: Gateway) -> None:
     """Browsers ask no leave for WebSockets: with kubectl proxy any page reads every Secret this way."""
-    response = await gateway.request("GET", f"{SECRETS}?watch=true", [*WEBSOCKET, ("Origin", "http://evil.example")])
+    response = await gateway.request(
+        "GET", f"{SECRETS}?watch=true", [*WEBSOCKET, ("Origin", "http://evil.example")]
+    )
     refused(response, "accept-origins")
     assert "evil.example" in response.json()["message"]
     assert gateway.upstream.requests == []
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8001", "localhost.evil.example", "127.0.0.1.evil.example",
-                                  "2130706433", "0x7f000001", "user@localhost", "", "localhost, evil.example"])  # fmt: skip
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8001",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "2130706433",
+        "0x7f000001",
+        "user@localhost",
+        "",
+        "localhost, evil.example",
+    ],
+)
 async def test_another_host_is_refused(gateway: Gateway, host: str) -> None:
     """A name that an attacker rebound to 127.0.0.1 arrives with that name as its Host."""
     response = await gateway.request("GET", SECRETS, host=host)
@@ -82,14 +98,22 @@ async def test_what_another_site_embeds_is_refused(gateway: Gateway, mode: str) 
 
 async def test_a_form_of_another_site_is_refused(gateway: Gateway) -> None:
     """A top-level navigation, but a POST."""
-    fields = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
+    fields = [
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Mode", "navigate"),
+        ("Sec-Fetch-Dest", "document"),
+    ]
     refused(await gateway.request("POST", SECRETS, fields, b"a=b"), "accept-origins")
 
 
 async def test_a_link_passes(gateway: Gateway) -> None:
     """A click in a chat opens the page for the person; the other site reads nothing of it."""
     gateway.answers(answer(b"{}"))
-    fields = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
+    fields = [
+        ("Sec-Fetch-Site", "cross-site"),
+        ("Sec-Fetch-Mode", "navigate"),
+        ("Sec-Fetch-Dest", "document"),
+    ]
     assert (await gateway.request("GET", "/api", fields)).status == 200
 
 
@@ -98,18 +122,28 @@ async def test_a_link_passes(gateway: Gateway) -> None:
     [
         pytest.param([("User-Agent", "curl/7.88.1"), ("Accept", "*/*")], id="curl"),
         pytest.param(
-            [("User-Agent", "kubectl/v1.32.5"), ("Accept", "application/json;as=Table"), ("Kubectl-Command", "get")],
+            [
+                ("User-Agent", "kubectl/v1.32.5"),
+                ("Accept", "application/json;as=Table"),
+                ("Kubectl-Command", "get"),
+            ],
             id="kubectl",
         ),
         pytest.param(
-            [("Origin", "http://localhost:8001"), ("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", "cors")],
+            [
+                ("Origin", "http://localhost:8001"),
+                ("Sec-Fetch-Site", "same-origin"),
+                ("Sec-Fetch-Mode", "cors"),
+            ],
             id="own page",
         ),
         pytest.param([("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate")], id="typed address"),
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_programs_and_own_pages_pass(gateway: Gateway, headers: list[tuple[str, str]], method: str) -> None:
+async def test_programs_and_own_pages_pass(
+    gateway: Gateway, headers: list[tuple[str, str]], method: str
+) -> None:
     """What worked with kubectl proxy works."""
     gateway.answers(answer(b"{}"))
     response = await gateway.request(method, "/api", headers, host="localhost:8001")
@@ -129,7 +163,9 @@ async def test_a_websocket_of_an_own_page_passes(gateway: Gateway) -> None:
 async def test_an_accepted_origin_may_read(gateway: Gateway) -> None:
     """--accept-origins opens the proxy to a page, with the fields that its browser wants to see."""
     gateway.answers(answer(b"{}"))
-    response = await gateway.request("GET", "/api", [("Origin", "https://dev.example"), ("Sec-Fetch-Site", "cross-site")])
+    response = await gateway.request(
+        "GET", "/api", [("Origin", "https://dev.example"), ("Sec-Fetch-Site", "cross-site")]
+    )
     assert response.status == 200
     assert response.value("Access-Control-Allow-Origin") == "https://dev.example"
     assert response.value("Vary") == "Origin"
@@ -153,16 +189,24 @@ async def test_a_refused_upload_is_read_away_and_the_connection_kept(gateway: Ga
     """A short body of a refused request does not cost the connection."""
     gateway.answers(answer(b"{}"))
     client = await gateway.connect()
-    refused(await client.request("POST", "/api", [("Origin", "http://evil.example")], b"x" * 1000), "accept-origins")
+    refused(
+        await client.request("POST", "/api", [("Origin", "http://evil.example")], b"x" * 1000),
+        "accept-origins",
+    )
     assert (await client.request("GET", "/api")).status == 200
 
 
 async def test_a_huge_refused_upload_is_cut_off(gateway: Gateway) -> None:
     """But its answer arrives."""
     client = await gateway.connect()
-    await client.send(request_bytes("POST", "/api", [("Origin", "http://evil.example"), ("Content-Length", "100000000")]))
+    await client.send(
+        request_bytes("POST", "/api", [("Origin", "http://evil.example"), ("Content-Length", "100000000")])
+    )
     refused(await client.read_response(), "accept-origins")
-    with pytest.raises((ConnectionError, TimeoutError)):
-        client.timeout = 4
+
+    async def send_on() -> None:
         while True:
-            await client.send(b"x" * 65536)
+            await client.send(BLOCK)
+
+    with pytest.raises(ConnectionError):
+        await send_on()

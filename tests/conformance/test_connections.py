@@ -1,4 +1,4 @@
-"""The life of a connection on both sides: reuse, order, old clients, interim answers, early answers, retries."""
+"""The life of a connection: reuse, order, old clients, interim answers, early answers, retries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import time
 import pytest
 
 from tests.conformance.conftest import Gateway
-from tests.support.answers import BLOCK, Step, answer, chunk, chunked, echo, head, never_answer, script, sequence
+from tests.support.answers import (
+    BLOCK,
+    Step,
+    answer,
+    chunk,
+    chunked,
+    echo,
+    head,
+    never_answer,
+    script,
+    sequence,
+)
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.upstream import Connection, Request
 
@@ -57,9 +68,7 @@ async def test_a_wish_to_close_is_honoured_and_echoed(gateway: Gateway) -> None:
 
 async def test_an_api_server_that_closes_does_not_close_the_client(gateway: Gateway) -> None:
     """Connection: close belongs to its hop."""
-    gateway.answers(
-        script(head(200, [("Connection", "close"), ("Content-Length", "2")]) + b"{}", Step.CLOSE)
-    )
+    gateway.answers(script(head(200, [("Connection", "close"), ("Content-Length", "2")]) + b"{}", Step.CLOSE))
     client = await gateway.connect()
     for _ in range(3):
         response = await client.request("GET", "/api")
@@ -118,7 +127,8 @@ async def test_a_pipeline_of_megabytes_is_answered(gateway: Gateway) -> None:
     sending = asyncio.create_task(
         client.send(b"".join(request_bytes("PUT", f"/{number}", body=BLOCK) for number in range(count)))
     )
-    assert [(await client.read_response()).text for _ in range(count)] == [f"/{number}" for number in range(count)]
+    for number in range(count):
+        assert (await client.read_response()).text == f"/{number}"
     await sending
 
 
@@ -164,9 +174,7 @@ async def test_an_http_1_0_client_without_host_is_refused(gateway: Gateway) -> N
 
 async def test_expect_100_continue_is_answered_once_by_the_api_server(gateway: Gateway) -> None:
     """Its 100 passes, and no second one of ours; the expectation travels with the request."""
-    gateway.answers(
-        script(head(100), Step.READ_BODY, head(200, [("Content-Length", "0")]), early=True)
-    )
+    gateway.answers(script(head(100), Step.READ_BODY, head(200, [("Content-Length", "0")]), early=True))
     client, request = await gateway.start(
         "POST", headers=[("Content-Length", "2"), ("Expect", "100-continue")]
     )
@@ -180,9 +188,7 @@ async def test_expect_100_continue_is_answered_once_by_the_api_server(gateway: G
 
 async def test_a_silent_api_server_does_not_hold_up_a_client_that_expects_100(gateway: Gateway) -> None:
     """After a second we say it ourselves; the API server's own, coming later, is not a second one."""
-    gateway.answers(
-        script(Step.READ_BODY, head(100), head(200, [("Content-Length", "0")]), early=True)
-    )
+    gateway.answers(script(Step.READ_BODY, head(100), head(200, [("Content-Length", "0")]), early=True))
     client, request = await gateway.start(
         "POST", headers=[("Content-Length", "2"), ("Expect", "100-continue")]
     )
@@ -195,7 +201,7 @@ async def test_a_silent_api_server_does_not_hold_up_a_client_that_expects_100(ga
 
 
 async def test_a_client_that_expects_100_is_refused_without_it(gateway: Gateway) -> None:
-    """413 or 401 at once: the body is never sent, and the connection ends (nobody knows whether it will be)."""
+    """413 or 401 at once. The connection ends, since nobody knows whether the body will come."""
     gateway.answers(script(head(413, [("Content-Length", "0")]), Step.WAIT_FOR_END, early=True))
     client, _ = await gateway.start(
         "POST", headers=[("Content-Length", "20000000"), ("Expect", "100-continue")]
@@ -207,7 +213,9 @@ async def test_a_client_that_expects_100_is_refused_without_it(gateway: Gateway)
 
 async def test_early_hints_pass(gateway: Gateway) -> None:
     """103 with its fields, as often as it comes."""
-    hints = head(103, [("Link", "</a>")], reason="Early Hints") + head(103, [("Link", "</b>")], reason="Early Hints")
+    hints = head(103, [("Link", "</a>")], reason="Early Hints") + head(
+        103, [("Link", "</b>")], reason="Early Hints"
+    )
     gateway.answers(script(hints, head(200, [("Content-Length", "0")])))
     response = await gateway.request()
     assert [interim.value("Link") for interim in response.interim] == ["</a>", "</b>"]
@@ -236,14 +244,20 @@ async def test_an_answer_without_a_body_by_its_status(gateway: Gateway, status: 
     gateway.answers(sequence(script(head(status, [("ETag", '"1"')])), target_echo))
     client = await gateway.connect()
     response = await client.request("GET", "/api")
-    assert (response.status, response.value("ETag"), response.values("Transfer-Encoding")) == (status, '"1"', [])
+    assert (response.status, response.value("ETag"), response.values("Transfer-Encoding")) == (
+        status,
+        '"1"',
+        [],
+    )
     assert (await client.request("GET", "/next")).text == "/next"
 
 
 @pytest.mark.parametrize(
     "framing", [[("Content-Length", "1000")], CHUNKED, []], ids=["length", "chunked", "none"]
 )
-async def test_head_keeps_the_length_and_has_no_body(gateway: Gateway, framing: list[tuple[str, str]]) -> None:
+async def test_head_keeps_the_length_and_has_no_body(
+    gateway: Gateway, framing: list[tuple[str, str]]
+) -> None:
     """As GET would have, and nothing behind it."""
     gateway.answers(sequence(script(head(200, framing)), target_echo))
     client = await gateway.connect()
@@ -299,7 +313,9 @@ async def test_an_early_answer_survives_a_client_that_goes_on_sending(gateway: G
 
 async def test_an_api_server_that_answers_and_closes_during_an_upload(gateway: Gateway) -> None:
     """Go's server does so after 413: the answer still counts."""
-    gateway.answers(script(head(413, [("Connection", "close"), ("Content-Length", "2")]) + b"no", Step.CLOSE, early=True))
+    gateway.answers(
+        script(head(413, [("Connection", "close"), ("Content-Length", "2")]) + b"no", Step.CLOSE, early=True)
+    )
     client, _ = await gateway.start("POST", headers=[("Content-Length", "1000000")])
     await client.send(b"a" * 1000)
     response = await client.read_response()
@@ -373,7 +389,9 @@ async def test_idle_connections_that_close_at_random_cost_no_request(gateway: Ga
 
 @pytest.mark.parametrize("extra", [b"garbage", b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nevil"])
 @pytest.mark.parametrize("glued", [True, False], ids=["glued", "later"])
-async def test_bytes_behind_an_answer_never_become_the_next_one(gateway: Gateway, extra: bytes, glued: bool) -> None:
+async def test_bytes_behind_an_answer_never_become_the_next_one(
+    gateway: Gateway, extra: bytes, glued: bool
+) -> None:
     """Response splitting: more than Content-Length, or an answer that nobody asked for."""
     reply = head(200, [("Content-Length", "2")]) + b"{}"
 

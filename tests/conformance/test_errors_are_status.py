@@ -1,4 +1,4 @@
-"""Failures of ours are Kubernetes `Status` objects that say what failed and what to do, on a connection that stays."""
+"""Failures of ours are Kubernetes `Status` objects that say what to do, on a connection that stays."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ async def test_a_name_that_does_not_resolve(tmp_path: Path) -> None:
 
 
 async def test_a_token_file_that_vanishes_is_no_failure(tmp_path: Path, pki: Pki) -> None:
-    """While it is being replaced the last token stays in force; a 401 of ours would end a client's session."""
+    """While it is being replaced the last token stays in force."""
     token_file = tmp_path / "token"
     token_file.write_text("first\n")
     async with ByteUpstream(answer(b"{}"), tls=pki.ca.server_context()) as upstream:

@@ -130,7 +130,9 @@ async def test_gzip_is_not_asked_for_on_head(gateway: Gateway) -> None:
     assert request.values("Accept-Encoding") == []
 
 
-@pytest.mark.parametrize("name", ["Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Upgrade", "X-Named"])
+@pytest.mark.parametrize(
+    "name", ["Keep-Alive", "Proxy-Authenticate", "Proxy-Connection", "Upgrade", "X-Named"]
+)
 async def test_a_hop_by_hop_field_of_an_answer_is_dropped(gateway: Gateway, name: str) -> None:
     """The API server's connection is not the client's."""
     fields = [("Connection", "X-Named"), (name, "x"), ("Content-Length", "0")]
@@ -195,7 +197,8 @@ async def test_the_framing_of_a_request_body_stays(gateway: Gateway, framing: st
         await client.send(request_bytes("POST", "/api", body=b"hello"))
     else:
         await client.send(
-            request_bytes("POST", "/api", [("Transfer-Encoding", "chunked")]) + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
+            request_bytes("POST", "/api", [("Transfer-Encoding", "chunked")])
+            + b"2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n"
         )
     seen = (await client.read_response()).json()
     assert (seen["body"], seen["framing"]) == ("hello", framing)

@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.conformance.conftest import Gateway
+from tests.conformance.conftest import Gateway, big_answer
 from tests.support import proc
-from tests.support.answers import BLOCK, answer, big, big_sha256, chunk, head, watch
+from tests.support.answers import BLOCK, Step, answer, big_sha256, chunk, head, script
 from tests.support.client import RawClient, request_bytes
 from tests.support.upstream import Connection, Request
 
@@ -53,7 +53,7 @@ async def test_a_20_mb_answer_takes_little_memory(gateway: Gateway, framing: str
         assert response.body.is_complete
         assert found.hexdigest() == big_sha256(ANSWER_BYTES)
 
-    gateway.answers(big(ANSWER_BYTES, framing=framing))
+    gateway.answers(big_answer(ANSWER_BYTES, framing))
     peak = await peak_above_idle(gateway, transfer)
     print(f"20 MB answer ({framing}), reader stalls 2 s: peak {peak / 1e6:.1f} MB above idle")
     assert peak < PEAK_BYTES
@@ -125,3 +125,26 @@ async def test_an_idle_watch_takes_less_than_70_kb(gateway: Gateway) -> None:
     assert cost < WATCH_BYTES
     for client in (*warm, *clients):
         client.reset()
+
+
+@SLOW
+@pytest.mark.xfail(
+    strict=True, reason="the C library keeps what TLS connections had; malloc_trim would return it"
+)
+async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gateway) -> None:
+    """Dashboards reconnect all day: after ten rounds a watch must still cost what it did in the first."""
+    gateway.answers(script(head(200, [("Transfer-Encoding", "chunked")]), chunk(b"{}\n"), Step.WAIT_FOR_END))
+    costs = []
+    for _ in range(10):
+        clients = []
+        for _ in range(150):
+            client = await gateway.connect()
+            await client.send(request_bytes("GET", "/api/v1/pods?watch=true"))
+            await client.read_until(await client.read_head(), b"{}\n")
+            clients.append(client)
+        costs.append(gateway.program.rss_bytes())
+        for client in clients:
+            client.reset()
+        await gateway.until(lambda: gateway.sockets() <= 3, "no connection")
+    print("MB with 150 watches, round by round:", ", ".join(f"{cost / 1e6:.0f}" for cost in costs))
+    assert costs[-1] - costs[1] < 5_000_000

@@ -49,19 +49,27 @@ async def shown(client: RawClient, request: bytes) -> str:
 
 
 BAD: Mapping[str, Callable[[bytes], bytes]] = {
-    "a control character behind it": lambda s: b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization: Bearer " + s + b"\x01",
-    "a bare LF behind it": lambda s: b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization: Bearer " + s + b"\nX: 1",
+    "a control character behind it": lambda s: (
+        b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization: Bearer " + s + b"\x01"
+    ),
+    "a bare LF behind it": lambda s: (
+        b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization: Bearer " + s + b"\nX: 1"
+    ),
     "no colon": lambda s: b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization Bearer " + s,
     "a blank before the colon": lambda s: b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization : Bearer " + s,
     "folded": lambda s: b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization:\r\n Bearer " + s,
     "too long": lambda s: b"GET /api HTTP/1.1\r\n" + HOST + b"Authorization: Bearer " + s * 3000,
     "in the query of a bad target": lambda s: b"GET /%zz?token=" + s + b" HTTP/1.1\r\n" + HOST[:-2],
-    "in the query of a refused target": lambda s: b"GET " + EXEC.encode() + b"?token=" + s + b" HTTP/1.1\r\n" + HOST[:-2],
+    "in the query of a refused target": lambda s: (
+        b"GET " + EXEC.encode() + b"?token=" + s + b" HTTP/1.1\r\n" + HOST[:-2]
+    ),
     "with a foreign Host": lambda s: b"GET /api HTTP/1.1\r\nHost: evil.example\r\nAuthorization: Bearer " + s,
-    "with a foreign Origin": lambda s: b"GET /api HTTP/1.1\r\n" + HOST + b"Origin: http://evil.example\r\nCookie: t=" + s,
+    "with a foreign Origin": lambda s: (
+        b"GET /api HTTP/1.1\r\n" + HOST + b"Origin: http://evil.example\r\nCookie: t=" + s
+    ),
     "as a length": lambda s: b"POST /api HTTP/1.1\r\n" + HOST + b"Content-Length: " + s,
     "as a coding": lambda s: b"POST /api HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: " + s,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +93,9 @@ async def test_a_refusal_does_not_show_what_the_client_sent_in_confidence(
 
 
 @pytest.mark.parametrize("failure", ["refused", "untrusted", "no certificate wanted", "cut", "garbage"])
-async def test_a_failure_shows_neither_credential(gateway: Gateway, pki: Pki, failure: str, secret: bytes) -> None:
+async def test_a_failure_shows_neither_credential(
+    gateway: Gateway, pki: Pki, failure: str, secret: bytes
+) -> None:
     """Neither the kubeconfig's token nor the client's own, in the answer or at -v=8."""
     if failure == "refused":
         await gateway.upstream.stop_listening()
@@ -109,14 +119,20 @@ async def test_an_upgrade_with_a_token_in_its_protocol_is_not_logged(gateway: Ga
     ]
     gateway.answers(script(head(500, [("Content-Length", "0")]), Step.CLOSE))
     client = await gateway.connect()
-    assert "500" in await shown(client, request_bytes("GET", "/api/v1/namespaces/ns/pods/p/portforward", fields))
+    assert "500" in await shown(
+        client, request_bytes("GET", "/api/v1/namespaces/ns/pods/p/portforward", fields)
+    )
 
 
-async def test_a_good_request_is_logged_without_its_query_and_headers(gateway: Gateway, secret: bytes) -> None:
+async def test_a_good_request_is_logged_without_its_query_and_headers(
+    gateway: Gateway, secret: bytes
+) -> None:
     """Queries hold exec commands and signed tokens."""
     gateway.answers(answer(b"{}", headers=[("Set-Cookie", secret.decode())]))
     path = "/api/v1/namespaces/hushed"
-    await gateway.request("GET", f"{path}?token={secret.decode()}", [("Authorization", f"Bearer {secret.decode()}")])
+    await gateway.request(
+        "GET", f"{path}?token={secret.decode()}", [("Authorization", f"Bearer {secret.decode()}")]
+    )
     [line] = await gateway.finished(path)
     assert secrets.leaked(json.dumps(line)) == []
 
@@ -145,7 +161,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 async def test_no_file_with_the_key_outlives_the_start(tmp_path: Path, folder: Path, pki: Pki) -> None:
-    """The ssl module reads keys from files only: that file must be gone before the first request, and ever after."""
+    """The ssl module reads keys from files only: that file must be gone before the first request."""
     async with ByteUpstream(answer(b"{}"), tls=pki.server_context) as upstream:
         config = kubeconfig(tmp_path, upstream, ca_pem=pki.ca.pem, client_certificate=pki.client_certificate)
         async with Program(kubeconfig=config, env={"TMPDIR": str(folder)}) as program:
@@ -163,11 +179,14 @@ USERS: dict[str, Callable[[str, Path], dict[str, Any]]] = {
     "a password without a name": lambda s, _: {"password": s},
     "basic and token": lambda s, _: {"username": "u", "password": s, "token": s},
     "a key that is none": lambda s, _: {"client-certificate-data": "", "client-key-data": s},
-    "a key that is text": lambda s, folder: {"client-key": written(folder, "key", s), "client-certificate": written(folder, "crt", s)},
+    "a key that is text": lambda s, folder: {
+        "client-key": written(folder, "key", s),
+        "client-certificate": written(folder, "crt", s),
+    },
     "a token of a wrong type": lambda s, _: {"token": [s]},
     "a misspelt field": lambda s, _: {"tokn": s},
     "an auth provider": lambda s, _: {"auth-provider": {"name": "gcp", "config": {"access-token": s}}},
-}  # fmt: skip
+}
 
 
 def written(folder: Path, name: str, text: str) -> str:
@@ -192,20 +211,34 @@ async def test_the_password_of_a_proxy_is_not_shown(tmp_path: Path, pki: Pki) ->
     password = secrets.plant("proxy-password")
     cluster = {"proxy-url": f"http://user:{password}@127.0.0.1:1"}
     config = kubeconfig(tmp_path, "https://127.0.0.1:2", ca_pem=pki.ca.pem, token="abc", cluster=cluster)
-    async with Program("-v=8", kubeconfig=config) as program, await RawClient.connect(program.address) as client:
+    async with (
+        Program("-v=8", kubeconfig=config) as program,
+        await RawClient.connect(program.address) as client,
+    ):
         assert "502" in await shown(client, request_bytes("GET", "/api"))
 
 
 async def test_reprs_show_no_secret(tmp_path: Path) -> None:
     """Reprs end in tracebacks, and those in bug reports."""
-    for user in (
+    oidc = {
+        "idp-issuer-url": "https://127.0.0.1:1",
+        "client-id": "i",
+        "client-secret": secrets.plant("oidc"),
+        "refresh-token": secrets.plant("refresh"),
+    }
+    plugin = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "x",
+        "interactiveMode": "Never",
+        "env": [{"name": "TOKEN", "value": secrets.plant("env")}],
+    }
+    users: tuple[dict[str, Any], ...] = (
         {"token": secrets.plant("token")},
         {"username": "u", "password": secrets.plant("password")},
-        {"auth-provider": {"name": "oidc", "config": {"refresh-token": secrets.plant("refresh"), "client-id": "i",
-                           "client-secret": secrets.plant("oidc"), "idp-issuer-url": "https://127.0.0.1:1"}}},
-        {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "x", "interactiveMode": "Never",
-                  "env": [{"name": "TOKEN", "value": secrets.plant("env")}]}},
-    ):  # fmt: skip
+        {"auth-provider": {"name": "oidc", "config": oidc}},
+        {"exec": plugin},
+    )
+    for user in users:
         path = kubeconfig(tmp_path, "https://127.0.0.1:1", user=user)
         overrides = Overrides(kubeconfig=str(path))
         loaded = load(locate(overrides.kubeconfig, {}))
@@ -219,4 +252,6 @@ async def test_reprs_show_no_secret(tmp_path: Path) -> None:
             objects += [source, source.current()]
             await source.close()
         for each in objects:
-            assert secrets.leaked(f"{each!r} {each}") == [], f"the repr of {type(each).__name__} shows a secret"
+            assert secrets.leaked(f"{each!r} {each}") == [], (
+                f"the repr of {type(each).__name__} shows a secret"
+            )

@@ -1,4 +1,4 @@
-"""What two parsers could read in two ways is refused, with nothing of it forwarded (RFC 9112, 9.5 and 11.2)."""
+"""What two parsers could read in two ways is refused, with nothing of it forwarded (RFC 9112, 11)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ TAIL = b"\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 REFUSED = {
     "two lengths": (400, b"POST /api HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2"),
-    "the same length twice": (400, b"POST /api HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 1"),
+    "the same length twice": (
+        400,
+        b"POST /api HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 1",
+    ),
     "a list of lengths": (400, b"POST /api HTTP/1.1\r\n" + HOST + b"Content-Length: 1, 1"),
     "a length with a sign": (400, b"POST /api HTTP/1.1\r\n" + HOST + b"Content-Length: +1"),
     "a negative length": (400, b"POST /api HTTP/1.1\r\n" + HOST + b"Content-Length: -1"),
@@ -116,7 +119,9 @@ async def test_a_higher_minor_version_is_taken_for_1_1(gateway: Gateway) -> None
 
 async def test_generous_heads_pass(gateway: Gateway) -> None:
     """64 KB in a field, 256 KB in all: tokens with many groups, cookies, selectors."""
-    fields = [(f"X-{number}", "a" * 50_000) for number in range(4)] + [(f"Y-{number}", "b") for number in range(800)]
+    fields = [(f"X-{number}", "a" * 50_000) for number in range(4)] + [
+        (f"Y-{number}", "b") for number in range(800)
+    ]
     gateway.answers(answer(b"{}"))
     response = await gateway.request(headers=fields)
     assert response.status == 200

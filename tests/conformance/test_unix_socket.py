@@ -81,7 +81,9 @@ async def test_streams_and_tunnels_pass(program: Program, upstream: ByteUpstream
             found.update(piece)
         assert found.hexdigest() == big_sha256(5_000_000)
         upgrade = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]
-        await client.send(request_bytes("POST", "/api/v1/namespaces/ns/pods/p/portforward", upgrade) + b"ping")
+        await client.send(
+            request_bytes("POST", "/api/v1/namespaces/ns/pods/p/portforward", upgrade) + b"ping"
+        )
         assert (await client.read_head()).status == 101
         assert await client.read_exactly(4) == b"ping"
 
@@ -113,7 +115,9 @@ async def test_a_socket_left_by_a_crash_is_replaced(folder: Path, upstream: Byte
         assert (await client.request("GET", "/api")).status == 200
 
 
-async def test_a_socket_in_use_is_not_taken_over(program: Program, folder: Path, upstream: ByteUpstream, pki: Pki) -> None:
+async def test_a_socket_in_use_is_not_taken_over(
+    program: Program, folder: Path, upstream: ByteUpstream, pki: Pki
+) -> None:
     """Two programs on one path: the second says so and leaves the first alone."""
     second = Program(f"-u={folder / 's'}", kubeconfig=folder / "test.kubeconfig")
     with pytest.raises(AssertionError, match="in use"):

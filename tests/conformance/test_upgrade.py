@@ -47,7 +47,10 @@ async def test_bytes_pass_both_ways(gateway: Gateway, method: str) -> None:
 
 async def test_the_fields_of_an_upgrade_reach_the_api_server(gateway: Gateway) -> None:
     """Protocols, keys and repeated stream versions stay; the credential is added, gzip is not asked for."""
-    versions = [("X-Stream-Protocol-Version", "v4.channel.k8s.io"), ("X-Stream-Protocol-Version", "channel.k8s.io")]
+    versions = [
+        ("X-Stream-Protocol-Version", "v4.channel.k8s.io"),
+        ("X-Stream-Protocol-Version", "channel.k8s.io"),
+    ]
     gateway.answers(tunnel())
     client, request = await gateway.start("GET", EXEC, [*WEBSOCKET, *versions])
     assert (await client.read_head()).status == 101
@@ -65,7 +68,12 @@ async def test_the_fields_of_an_upgrade_reach_the_api_server(gateway: Gateway) -
 
 async def test_the_101_passes_as_it_came(gateway: Gateway) -> None:
     """Names, order and extra fields of the 101 belong to the two ends."""
-    fields = [("upgrade", "websocket"), ("Connection", "upgrade"), ("X-Odd", "1"), ("Sec-WebSocket-Accept", "x=")]
+    fields = [
+        ("upgrade", "websocket"),
+        ("Connection", "upgrade"),
+        ("X-Odd", "1"),
+        ("Sec-WebSocket-Accept", "x="),
+    ]
     gateway.answers(script(head(101, fields, reason="Switching"), Step.WAIT_FOR_END))
     client, _ = await gateway.start("GET", EXEC, WEBSOCKET)
     response = await client.read_head()
@@ -195,6 +203,7 @@ async def test_megabytes_pass_a_tunnel(gateway: Gateway, direction: str) -> None
             found.update(await client.read_exactly(100_000))
     else:
         async with asyncio.TaskGroup() as tasks:
+
             async def upload() -> None:
                 for start in range(0, size, len(BLOCK)):
                     await client.send(BLOCK[: size - start])
@@ -239,7 +248,9 @@ async def test_an_ignored_upgrade_is_an_error(gateway: Gateway, status: int) -> 
 
 async def test_a_101_that_nobody_asked_for_is_an_error(gateway: Gateway) -> None:
     """Bytes behind it would reach the client as an answer to its next request."""
-    gateway.answers(script(head(101, UPGRADE) + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Step.WAIT_FOR_END))
+    gateway.answers(
+        script(head(101, UPGRADE) + b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", Step.WAIT_FOR_END)
+    )
     client = await gateway.connect()
     response = await client.request("GET", "/api")
     assert (response.status, response.value("Proxy-Status")) == (502, "kproxy; error=http_protocol_error")
