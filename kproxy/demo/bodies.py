@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import yaml
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 
 from kproxy.demo import protobuf
 from kproxy.demo.objects import APPLY_PATCH, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH
@@ -32,7 +32,10 @@ _Loader.yaml_implicit_resolvers = {
 
 
 async def read_body(request: web.BaseRequest) -> bytes:
-    """Raises ApiError 413 over LIMIT_BYTES."""
+    """Asks for it first where the client waits for that. Raises ApiError 413 over LIMIT_BYTES."""
+    if request.version >= HttpVersion11 and request.headers.get("Expect", "").lower() == "100-continue":
+        # RFC 9110 section 10.1.1. aiohttp's low-level server leaves it to the handler.
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
     pieces = bytearray()
     async for piece in request.content.iter_any():
         pieces += piece
