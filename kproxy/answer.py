@@ -78,6 +78,11 @@ class Answer:
         """Whether something is still packed because the client does not read."""
         return bool(self._packed)
 
+    @property
+    def has_no_frame(self) -> bool:
+        """Whether only the end of the connection tells the client that the body is complete."""
+        return self.wants_payload and not self._is_chunked
+
     def flush(self) -> None:
         """Send the head now: nothing of the body came with it."""
         self._send(b"")

@@ -8,6 +8,9 @@ in tests/bench; the reasons are in the README's map.
 from __future__ import annotations
 
 import asyncio
+import select
+import socket
+import struct
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Protocol, cast
@@ -30,6 +33,7 @@ HEAD_SECONDS = 60.0
 # A client that only half-closed (`nc -N`) still reads. One that is gone looks the same until we write to it,
 # so an unfinished answer gets this long and no longer: nobody may be left to read it.
 HALF_CLOSE_SECONDS = 0.75
+LOOK_OUT_SECONDS = 0.5
 
 
 class Handler(Protocol):
@@ -98,6 +102,7 @@ class Downstream(asyncio.Protocol):
         "_is_read_paused",
         "_lingers",
         "_listener",
+        "_look_out",
         "_loop",
         "_raw_head",
         "_task",
@@ -126,6 +131,7 @@ class Downstream(asyncio.Protocol):
         self._handler: Handler | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._look_out: asyncio.TimerHandle | None = None
         self._discarded_bytes = 0
         self._is_advancing = False
         self._is_eof = False
@@ -157,6 +163,7 @@ class Downstream(asyncio.Protocol):
         self.transport = None
         self._listener.connections.discard(self)
         self._cancel_timer()
+        self._end_look_out()
         self._buffer = b""
         handler, self._handler = self._handler, None
         if handler is not None:
@@ -338,11 +345,31 @@ class Downstream(asyncio.Protocol):
         if not self._is_read_paused and self.transport is not None and not self.transport.is_closing():
             self._is_read_paused = True
             self.transport.pause_reading()
+            self._look_out = self._loop.call_later(LOOK_OUT_SECONDS, self._look_for_reset)
 
     def resume_reading(self) -> None:
         if self._is_read_paused and self.transport is not None and not self.transport.is_closing():
             self._is_read_paused = False
             self.transport.resume_reading()
+            self._end_look_out()
+
+    def _look_for_reset(self) -> None:
+        """A connection that is not read does not tell that it was reset: ask the kernel now and then."""
+        self._look_out = None
+        sock = self.transport.get_extra_info("socket") if self.transport is not None else None
+        if sock is None or not self._is_read_paused:
+            return
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)
+        if poll.poll(0):
+            self.abort()
+        else:
+            self._look_out = self._loop.call_later(LOOK_OUT_SECONDS, self._look_for_reset)
+
+    def _end_look_out(self) -> None:
+        if self._look_out is not None:
+            self._look_out.cancel()
+            self._look_out = None
 
     def answer(
         self,
@@ -428,6 +455,14 @@ class Downstream(asyncio.Protocol):
         if handler is not None:
             handler.on_downstream_lost()
 
+    def reset(self) -> None:
+        """`abort`, for a client to whom the end of the connection is the end of the answer."""
+        if self.transport is not None:
+            sock = self.transport.get_extra_info("socket")
+            if sock is not None and sock.family != socket.AF_UNIX:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
+
     def detach(self) -> tuple[asyncio.Transport, bytes]:
         """Hand over the transport and what was read beyond the request, for a tunnel."""
         transport, self.transport = self.transport, None
@@ -435,6 +470,7 @@ class Downstream(asyncio.Protocol):
         early, self._buffer = self._buffer, b""
         self._handler = None
         self._cancel_timer()
+        self._end_look_out()
         self._listener.connections.discard(self)
         return transport, early
 

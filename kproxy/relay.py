@@ -169,9 +169,7 @@ class RelayedRequest:
         self._open(credential)
 
     def _open(self, credential: Credential | None, *, is_retry: bool = False) -> None:
-        """Go on in a task: something must be waited for. The client is not read meanwhile."""
-        if not self._body_is_complete:
-            self.downstream.pause_reading()
+        """Go on in a task: something must be waited for. Meanwhile some of the body is kept."""
         self._task = self._relay.loop.create_task(self._connect(credential, is_retry))
 
     async def _connect(self, credential: Credential | None, is_retry: bool) -> None:
@@ -259,7 +257,10 @@ class RelayedRequest:
         if self._connection is not None:
             self._connection.write(data)
         elif self._task is not None:
+            # Reading goes on as long as it can: a client that goes away shows itself no other way.
             self._pending += data
+            if len(self._pending) > MAX_REPLAYED_BYTES:
+                self.downstream.pause_reading()
 
     def on_request_broken(self, error: BadRequest) -> None:
         self._abandon_upstream()
@@ -510,6 +511,12 @@ class RelayedRequest:
         if self._tunnel is not None:
             self._tunnel.abort()
         else:
+            self._cut_answer()
+
+    def _cut_answer(self) -> None:
+        if self._answer is not None and self._answer.has_no_frame:
+            self.downstream.reset()
+        else:
             self.downstream.abort()
 
     def _fail(self, error: KproxyError) -> None:
@@ -518,7 +525,7 @@ class RelayedRequest:
         downstream = self.downstream
         downstream.exchange.proxy_error = error.proxy_error
         if downstream.exchange.status:
-            downstream.abort()
+            self._cut_answer()
         else:
             downstream.refuse(error)
 

@@ -21,6 +21,7 @@ Field = tuple[bytes, bytes, bytes]
 
 _ALLOWED_IN_LINES = bytes(c for c in range(256) if (c >= 0x20 and c != 0x7F) or c == 0x09)
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
+_is_name_start = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,60}").match
 _is_target = re.compile(rb"[!-~\x80-\xff]+").fullmatch
 _is_status_line = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: ([^\x00-\x08\x0a-\x1f\x7f]*))?").fullmatch
 _is_version = re.compile(rb"HTTP/([0-9])\.([0-9])").fullmatch
@@ -66,10 +67,11 @@ def _read_field(line: bytes) -> Field:
         raise MalformedHeadError("header lines may not be folded (RFC 9112, 5.2)")
     if len(line) > MAX_FIELD_BYTES:
         raise MalformedHeadError(f"header {shown(name)} is longer than {MAX_FIELD_BYTES} bytes", 431)
+    if not colon:
+        # Not shown: a line without its colon may be an Authorization with its token.
+        raise MalformedHeadError("a header line has no colon")
     if not _is_token(name):
         raise MalformedHeadError(f"{shown(name)} is not a header name")
-    if not colon:
-        raise MalformedHeadError("a header line has no colon")
     lower = name.lower()
     field = (lower, value.strip(b" \t"), line)
     if len(line) <= _MAX_KNOWN_BYTES and not any(word in lower for word in _NOT_KEPT):
@@ -80,8 +82,9 @@ def _read_field(line: bytes) -> Field:
 
 
 def shown(name: bytes) -> str:
-    """The start of a name, fit for a message."""
-    return repr(name[:60].decode("latin-1"))
+    """The start of a name, fit for a message; nothing behind what could be one, which may be a secret."""
+    start = _is_name_start(name)
+    return repr(start[0].decode("ascii")) if start else "what stands before a colon"
 
 
 def find_head(buffer: bytes | bytearray) -> int:

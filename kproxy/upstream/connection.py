@@ -145,6 +145,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             # An answer nobody asked for: reading it as the next one would be response splitting.
             self.abort()
             return
+        # An answer has begun: whatever happens now, it was not the request that found the connection dead.
+        self.is_reused = False
         try:
             if self._body is None:
                 data = self._buffer + data if self._buffer else data

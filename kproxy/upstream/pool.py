@@ -8,6 +8,10 @@ from collections.abc import Callable
 from kproxy.errors import KproxyError
 from kproxy.upstream.connection import UpstreamConnection
 
+# After this many connections have closed, what they held is given back to the system, this much later. The
+# TLS of uvloop takes 256 KiB of heap for each; glibc keeps most of it, and more of it at each new burst.
+TRIM_AFTER_CLOSED = 50
+TRIM_SECONDS = 1.0
 IDLE_SECONDS = 90.0
 """As Go's net/http; load balancers before API servers drop idle connections after a few minutes."""
 
@@ -28,6 +32,8 @@ class Pool:
         self._idle: list[UpstreamConnection] = []
         self._open: set[UpstreamConnection] = set()
         self._sweep: asyncio.TimerHandle | None = None
+        self._trim: asyncio.TimerHandle | None = None
+        self._closed = 0
 
     def __repr__(self) -> str:
         return f"<Pool {len(self._open)} open, {len(self._idle)} idle>"
@@ -64,6 +70,9 @@ class Pool:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+        self._closed += 1
+        if self._closed >= TRIM_AFTER_CLOSED and self._trim is None:
+            self._trim = self._loop.call_later(TRIM_SECONDS, self._give_back_memory)
 
     def close_idle(self) -> None:
         """Close what is idle, as when the client certificate was renewed."""
@@ -73,12 +82,25 @@ class Pool:
 
     def close(self) -> None:
         """End every connection at once. Idempotent."""
+        if self._trim is not None:
+            self._trim.cancel()
+            self._trim = None
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None
         self._idle.clear()
         for connection in list(self._open):
             connection.abort()
+
+    def _give_back_memory(self) -> None:
+        # Imported here: only who has had many connections needs it.
+        import ctypes
+
+        self._trim = None
+        self._closed = 0
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl and macOS have not
+        if trim is not None:
+            trim(0)
 
     def _close_stale(self) -> None:
         self._sweep = None

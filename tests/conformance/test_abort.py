@@ -107,7 +107,6 @@ async def test_a_client_that_leaves_an_upload(gateway: Gateway, framing: str, ho
     assert not request.body.is_complete
 
 
-@pytest.mark.xfail(strict=True, reason="a client that is not read is not watched either")
 async def test_a_client_that_resets_an_upload_that_is_not_read(gateway: Gateway) -> None:
     """While the API server does not read, neither do we; a reset must be noticed all the same.
 
@@ -136,15 +135,7 @@ async def stall_reading(connection: Connection, request: Request) -> None:
 
 
 @pytest.mark.parametrize("how", ENDS)
-@pytest.mark.parametrize(
-    "method",
-    [
-        "GET",
-        pytest.param(
-            "POST", marks=pytest.mark.xfail(strict=True, reason="a client is not read during the dial")
-        ),
-    ],
-)
+@pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_client_that_leaves_during_the_tls_handshake(gateway: Gateway, method: str, how: str) -> None:
     """A dial into a dead VPN takes 10 s; nobody waits for it who has gone."""
     # A listener that takes bytes and never answers: for the program the handshake stalls.
@@ -237,7 +228,6 @@ async def test_a_close_delimited_answer_that_is_cut_cannot_look_complete(gateway
     assert not response.body.is_complete
 
 
-@pytest.mark.xfail(strict=True, reason="an aborted connection ends by FIN when all its bytes were sent")
 async def test_a_cut_answer_to_an_http_1_0_client_ends_by_reset(gateway: Gateway) -> None:
     """HTTP/1.0 bodies end with the connection: only a reset says that bytes are missing."""
     seen = asyncio.Event()

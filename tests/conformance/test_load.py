@@ -209,9 +209,6 @@ async def test_a_hundred_tunnels_at_once(gateway: Gateway) -> None:
     await measured(gateway, f"{TUNNELS} tunnels at once", load)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the C library keeps what TLS connections had; malloc_trim would return it"
-)
 def test_memory_is_back_after_each_load() -> None:
     """What a thousand watches took must not stay for good: a laptop's proxy runs for weeks."""
     if not _grown:

@@ -128,9 +128,6 @@ async def test_an_idle_watch_takes_less_than_70_kb(gateway: Gateway) -> None:
 
 
 @SLOW
-@pytest.mark.xfail(
-    strict=True, reason="the C library keeps what TLS connections had; malloc_trim would return it"
-)
 async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gateway) -> None:
     """Dashboards reconnect all day: after six rounds a watch must still cost what it did in the first."""
     gateway.answers(script(head(200, [("Transfer-Encoding", "chunked")]), chunk(b"{}\n"), Step.WAIT_FOR_END))
