@@ -436,20 +436,25 @@ class RelayedRequest:
                 credential.authorization != stale.authorization
                 or credential.certificate is not stale.certificate
             )
-            if is_other:
-                block = self.upstream.credential_block(credential)
-                connection = await self.upstream.dial()
+            block = self.upstream.credential_block(credential)
         except Exception as error:
             _ours(error)
             is_other = False
-        self._task = None
         if not is_other:
+            self._task = None
             self._release_held()
             self._end_answer()
             return
         self._held = None
-        self._credential = credential
         self._pending = self._replay or b""
+        try:
+            connection = await self.upstream.dial()
+        except Exception as error:
+            self._task = None
+            self._fail(_ours(error))
+            return
+        self._task = None
+        self._credential = credential
         self._send(connection, block)
 
     def on_upgrade(self, head: ResponseHead, early: bytes) -> None:

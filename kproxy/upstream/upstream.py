@@ -12,7 +12,7 @@ import structlog
 
 from kproxy.credentials import ClientCertificate, Credential, CredentialSource
 from kproxy.credentials.expiry import format_timestamp
-from kproxy.errors import ConfigError, CredentialError, KproxyError, KubeconfigError
+from kproxy.errors import ConfigError, CredentialError, KproxyError, KubeconfigError, UpstreamTLSError
 from kproxy.headers import Impersonation, authorization_block
 from kproxy.kubeconfig import ResolvedContext
 from kproxy.kubecontext import ServerAddress
@@ -161,13 +161,21 @@ class Upstream:
     async def dial(self) -> UpstreamConnection:
         """A fresh connection. Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout."""
         self.warn_if_ending()
+        while True:
+            ssl_context = self._ssl_context
+            try:
+                return await self._dial(ssl_context)
+            except UpstreamTLSError:
+                if ssl_context is self._ssl_context:
+                    raise
+                # Our certificate or the authority was renewed in the meantime, perhaps for this reason.
+
+    async def _dial(self, ssl_context: ssl.SSLContext | None) -> UpstreamConnection:
         connection = self._pool.connection()
-        connection.opened_with = self._ssl_context
+        connection.opened_with = ssl_context
         try:
             await self._dialer.dial(
-                lambda: connection,
-                self._ssl_context,
-                self._server_hostname if self._is_tls else None,
+                lambda: connection, ssl_context, self._server_hostname if self._is_tls else None
             )
         except BaseException:
             self._pool.forget(connection)
