@@ -214,6 +214,21 @@ async def test_a_plugin_that_fails_leaves_the_401(rotating: Rotating, program: P
     assert (await ask(program)).status == 200
 
 
+async def test_a_cluster_that_goes_away_meanwhile_is_told(rotating: Rotating, program: Program) -> None:
+    """There is a new credential and nobody to show it to: a 401 would send people to log in for nothing."""
+    hold = rotating.plugin.hold()
+    waiting = asyncio.create_task(ask(program))
+    await hold.reached()
+    await rotating.server.stop_listening()
+    rotating.server.close_connections()
+    hold.release()
+    response = await waiting
+    assert response.status == 502
+    assert "connection refused" in response.json()["message"]
+    rotating.server.start_listening()
+    assert (await ask(program)).status == 200
+
+
 async def test_a_refusal_too_long_to_keep_is_passed_on_whole(rotating: Rotating, program: Program) -> None:
     """Nobody keeps a megabyte to find out that it is not needed."""
     body = b"x" * 1_000_000

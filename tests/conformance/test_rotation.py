@@ -201,6 +201,20 @@ async def test_a_renewed_authority_is_trusted(files: Files) -> None:
         await watch.expects("going on")
 
 
+async def test_an_authority_renewed_during_a_handshake_counts(files: Files) -> None:
+    """A connection that was begun with the old one, and fails for it, is dialled once more."""
+    new = CA("new-ca")
+    files.server.handshakes = asyncio.Event()
+    async with Program(kubeconfig=files.config.path) as program:
+        waiting = asyncio.create_task(seen_by(program))
+        await files.server.dialled.wait()
+        replace_file(files.authority, new.pem)
+        await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is noticed", NOTICED_SECONDS)
+        files.server.use_certificate_of(new)
+        files.server.handshakes.set()
+        assert (await waiting)["cn"] == "alice"
+
+
 async def test_an_authority_that_is_taken_away_is_not_trusted(files: Files) -> None:
     """Idle connections that it had vouched for are not used any more."""
     async with Program(kubeconfig=files.config.path) as program:

@@ -14,11 +14,12 @@ import base64
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
 from tests.support.answers import chunk, head, status_answer
+from tests.support.channel import Channel
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.exec_plugin import V1, Plugin
 from tests.support.pki import CA, load_cert_chain
@@ -46,13 +47,16 @@ class ApiServer(ByteUpstream):
 
     def __init__(self, name: str, ca: CA, *, client_ca: CA | None = None, port: int = 0) -> None:
         self._context = ca.server_context(client_ca=client_ca, client_certificate_required=False)
-        super().__init__(self._answer, tls=self._context, port=port)
+        super().__init__(self._answer, tls=self._context, before_handshake=self._greet, port=port)
         self.name = name
         self.ca = ca
-        self.accepts: set[str] | None = None
+        self.accepts: Container[str | None] | None = None
         self.refused = 0
         self.gate: asyncio.Event | None = None
         """Holds every answer back until it is set."""
+        self.handshakes: asyncio.Event | None = None
+        """Holds every TLS handshake back until it is set."""
+        self.dialled = asyncio.Event()
         self.watches: set[Connection] = set()
         self.on_request: Callable[[Request], None] | None = None
 
@@ -68,6 +72,11 @@ class ApiServer(ByteUpstream):
     def tokens(self) -> list[str | None]:
         """The Authorization of every request so far."""
         return [request.value("authorization") for request in self.requests]
+
+    async def _greet(self, channel: Channel) -> None:
+        self.dialled.set()
+        if self.handshakes is not None:
+            await self.handshakes.wait()
 
     async def _answer(self, connection: Connection, request: Request) -> None:
         await connection.read_body(request)

@@ -177,7 +177,8 @@ class Connection:
                 self.received_bytes += len(data)
                 self.buffer += data
                 self._arrived.set()
-        except (OSError, ssl.SSLError):
+        except (OSError, ssl.SSLError, ValueError):
+            # ValueError: what uvloop says of a socket that was closed on this side.
             end = "reset"
         finally:
             self.end = end
