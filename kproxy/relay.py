@@ -336,7 +336,7 @@ class RelayedRequest:
         """None when the answer is not for the client."""
         downstream = self.downstream
         exchange = downstream.exchange
-        exchange.upstream_status = head.status
+        self._note_answer(head)
         is_upgrade = downstream.head.is_upgrade
         if is_upgrade and head.status < 400:
             # RFC 9110 would let a server ignore the upgrade, but no client of an API server expects that.
@@ -348,9 +348,6 @@ class RelayedRequest:
             )
             return None
         exchange.status = head.status
-        audit_id = head.names.get(b"audit-id")
-        if audit_id is not None:
-            exchange.audit_id = audit_id.decode("latin-1")
         self._replay = None
         self._answer = Answer(
             downstream,
@@ -361,6 +358,13 @@ class RelayedRequest:
             extra_fields=self._extra_fields,
         )
         return self._answer
+
+    def _note_answer(self, head: ResponseHead) -> None:
+        exchange = self.downstream.exchange
+        exchange.upstream_status = head.status
+        audit_id = head.names.get(b"audit-id")
+        if audit_id is not None:
+            exchange.audit_id = audit_id.decode("latin-1")
 
     def on_body(self, data: bytes) -> None:
         answer = self._answer
@@ -466,7 +470,8 @@ class RelayedRequest:
             self._fail(UpstreamProtocolError("the API server switched protocols without being asked"))
             return
         exchange = downstream.exchange
-        exchange.status = exchange.upstream_status = 101
+        exchange.status = 101
+        self._note_answer(head)
         downstream.write(upgrade_block(head))
         client, early_in = downstream.detach()
         self._connection = None

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+import os
 import secrets as random_secrets
+from itertools import count
 
 MARK = "S3CR3T"
+
+# The same in all processes of one run: the names of parametrized tests may hold a value, and the workers of
+# pytest-xdist must agree on them.
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID") or random_secrets.token_hex(8)
+_numbers = count()
 
 _planted: dict[str, tuple[str, ...]] = {}
 
@@ -16,7 +24,8 @@ def plant(name: str) -> str:
     From now on a test fails when its captured output, or that of a `Program` it ran, holds the value
     as it is or inside base64 (basic authentication, kubeconfig `*-data`).
     """
-    value = f"{MARK}-{name}-{random_secrets.token_hex(8)}"
+    unique = hashlib.sha256(f"{_RUN} {name} {next(_numbers)}".encode()).hexdigest()[:16]
+    value = f"{MARK}-{name}-{unique}"
     _planted[name + " " + value[-6:]] = (value, *_base64_cores(value.encode()))
     return value
 
