@@ -18,8 +18,9 @@ import pytest
 from tests.conformance.conftest import Pki, _port
 from tests.conformance.parity.differences import DIFFERENCES
 from tests.conformance.parity.model import CliRow, Row
-from tests.conformance.parity.runner import Pool, World, run, run_cli
+from tests.conformance.parity.runner import Pool, run, run_cli
 from tests.conformance.parity.table import CLI_ROWS, ROWS
+from tests.conformance.parity.world import World
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 OLDEST, NEWEST = 30, 34

@@ -370,29 +370,20 @@ def _judge_answers(asked: strict.Stream, outcome: Outcome) -> Iterator[str]:
             or message.framing in ("none", "tunnel")
         ):
             continue
-        if message.framing == "close":
-            # HTTP/1.0 without a length: nothing but a reset could tell a cut answer from a whole one.
-            if not any(body.startswith(message.body) for body in _bodies(outcome, whole=False)):
-                yield f"an answer that nobody gave: {message.start} {message.body[:200]!r}"
-            continue
-        if not any(message.body == body for body in _bodies(outcome, whole=True)):
+        if not any(message.body == body for body in _bodies(outcome)):
             yield f"an answer that nobody gave: {message.start} {message.body[:200]!r}"
 
 
-def _bodies(outcome: Outcome, *, whole: bool) -> Iterator[bytes]:
-    """The bodies that the API server sent, packed and unpacked; also cut ones unless `whole`."""
+def _bodies(outcome: Outcome) -> Iterator[bytes]:
+    """The whole bodies that the API server sent, packed and unpacked."""
     for seen in outcome.seen:
         stream = strict.read_responses(seen.sent, [seen.message.start[0]], ended=seen.ended != "rst")
         for message in stream.messages:
-            if message.start[0] < b"200" or (whole and not message.is_complete):
-                continue
-            yield message.body
-            if b"gzip" in [value.lower() for value in message.values(b"content-encoding")]:
-                unpacker = zlib.decompressobj(wbits=31)
-                # Byte by byte: what comes before an error counts for a cut answer.
-                plain = b""
-                with contextlib.suppress(zlib.error):
-                    for byte in message.body:
-                        plain += unpacker.decompress(bytes([byte]))
-                if unpacker.eof or not whole:
-                    yield plain
+            if message.is_complete and message.start[0] >= b"200":
+                yield message.body
+                if b"gzip" in [value.lower() for value in message.values(b"content-encoding")]:
+                    unpacker = zlib.decompressobj(wbits=31)
+                    with contextlib.suppress(zlib.error):
+                        plain = unpacker.decompress(message.body)
+                        if unpacker.eof:
+                            yield plain

@@ -33,6 +33,7 @@ NOT_UPGRADED = "upgrade-words"
 HALF_CLOSE = "half-close"
 UPLOAD_TRAILERS = "upload-trailers"
 EARLY_BYTES = "early-bytes"
+CUT_IS_RESET = "cut-is-reset"
 EXPECTATION = "expectation"
 
 DIFFERENCES: dict[str, str] = {
@@ -67,5 +68,6 @@ DIFFERENCES: dict[str, str] = {
     HALF_CLOSE: "A client that half-closed still gets its answer; kubectl cancels the request.",
     UPLOAD_TRAILERS: "Trailers of an upload are passed on; kubectl announces them and drops them.",
     EARLY_BYTES: "Bytes that a client sends before the 101 of its upgrade arrive; kubectl loses them.",
+    CUT_IS_RESET: "An answer that breaks off ends with a reset, so that HTTP/1.0 clients notice.",
     EXPECTATION: "An Expect other than 100-continue is passed on; kubectl answers 417.",
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -15,8 +16,8 @@ OK = answer(BODY)
 
 EXEC = "/api/v1/namespaces/default/pods/web-0/exec"
 
-Values = str | tuple[str, ...] | None
-"""The value of a header field, the values of one that is repeated, None for one that must be absent."""
+Values = str | tuple[str, ...] | re.Pattern[str] | None
+"""The value of a header field or a pattern for it, the values of one that is repeated, None for absent."""
 
 Fields = Mapping[str, Values]
 
@@ -144,7 +145,7 @@ class Row:
     """For the first request, the second, and so on; the last one for all that follow."""
     flags: tuple[str, ...] = ()
     cluster: str = "token"
-    """Which kubeconfig: see runner.CLUSTERS."""
+    """Which kubeconfig: see World.kubeconfig."""
     kproxy: Sees | None = None
     differs: str = ""
     """A key of differences.DIFFERENCES, which the README's table has too."""

@@ -17,7 +17,6 @@ from tests.conformance.parity.model import (
     Gate,
     Row,
     Sees,
-    Values,
     answered,
     get,
     post,
@@ -33,11 +32,9 @@ LAST = b"0\r\n\r\n"
 
 def verbatim(id: str, why: str, *fields: tuple[str, str]) -> Row:  # noqa: A002  # as the field is called
     """Fields that the client gets as the API server sent them."""
-    expected: dict[str, Values] = {}
+    expected: dict[str, tuple[str, ...]] = {}
     for name, value in fields:
-        before = expected.get(name)
-        seen = () if before is None else (before,) if isinstance(before, str) else before
-        expected[name] = (*seen, value)
+        expected[name] = (*expected.get(name, ()), value)
     return Row(
         id=f"answer-{id}",
         why=why,

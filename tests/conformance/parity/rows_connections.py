@@ -193,6 +193,15 @@ ROWS = [
         upstream=(chunked([b"one", b"two"]),),
     ),
     Row(
+        id="connection-http-1.0-stream-cut",
+        why="Only what came can be passed on.",
+        send=(get("/api", version="HTTP/1.0"), Do.READ_HEAD, Body(b"half"), gate),
+        sees=answered(Answer(body=b"half", framing="close"), end="either"),
+        kproxy=answered(Answer(body=b"half", framing="close", is_complete=False), end="either"),
+        upstream=(script(head(200, [JSON, CHUNKED]) + chunk(b"half"), gate, Step.CLOSE),),
+        differs=differs.CUT_IS_RESET,
+    ),
+    Row(
         id="connection-http-1.0-stream-kept",
         why="Even if it asks.",
         send=get("/api", "Connection: keep-alive", version="HTTP/1.0"),

@@ -193,6 +193,14 @@ ROWS = [
         differs=differs.TARGET_BYTES,
     ),
     Row(
+        id="target-fragment",
+        why="A fragment is the client's own, and no part of a target; who sends one gets it there.",
+        send=get("/api#x"),
+        sees=passes("/api%23x"),
+        kproxy=passes("/api#x"),
+        differs=differs.TARGET_BYTES,
+    ),
+    Row(
         id="target-bad-escape",
         why="Nobody can say what this path is.",
         send=get("/api/a%zz"),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import functools
+import re
 import socket
 import tempfile
 import time
@@ -12,17 +11,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tests.conformance.conftest import Pki
+from tests.conformance.parity.judge import MARKER, SECONDS, judge_answers, judge_requests
 from tests.conformance.parity.model import (
     Answer,
     Arrived,
     Body,
     CliRow,
     Do,
-    Fields,
-    Forwarded,
     Gate,
     Row,
     Sees,
@@ -30,128 +26,12 @@ from tests.conformance.parity.model import (
     Tunnel,
     request,
 )
-from tests.support import http1, proc, secrets
+from tests.conformance.parity.world import Served, World
+from tests.support import http1, proc
 from tests.support.answers import answer, sequence
 from tests.support.client import RawClient, Response
-from tests.support.pki import CA
-from tests.support.program import KubectlProxy, Program, ProxyProcess, kubeconfig
-from tests.support.upstream import ByteUpstream, Request
-
-SECONDS = 5.0
-LAST_MODIFIED_AT = 1_000_000_000
-MARKER = "/still-there"
-
-
-class World:
-    """What every process of the table shares: certificates, kubeconfigs, a folder of static files, a port."""
-
-    def __init__(self, directory: Path, pki: Pki, port: int) -> None:
-        self.directory = directory
-        self.port = port
-        self.token = secrets.plant("token")
-        self.token_file_token = secrets.plant("file-token")
-        self.password = secrets.plant("password")
-        self.basic = "Basic " + base64.b64encode(f"joe:{self.password}".encode()).decode()
-        self.ca = pki.ca
-        self.tls = pki.ca.server_context(client_ca=pki.ca, client_certificate_required=False)
-        self.www = directory / "www"
-        self._certificate = pki.client_certificate
-        _fill(self.www)
-        (directory / "token").write_text(self.token_file_token + "\n")
-        (directory / "file").write_text("precious")
-
-    @property
-    def authority(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
-    @functools.cache  # noqa: B019  # one per run, and as long as it
-    def kubeconfig(self, cluster: str) -> Path:
-        """The kubeconfig that rows name by `cluster`."""
-        options: dict[str, Any] = {"token": self.token, "ca_pem": self.ca.pem}
-        url = f"https://{self.authority}"
-        match cluster:
-            case "token":
-                pass
-            case "path":
-                url += "/base/path"
-            case "impersonation":
-                options["user"] = {
-                    "as": "jane",
-                    "as-uid": "42",
-                    "as-groups": ["g1", "g2"],
-                    "as-user-extra": {"scopes": ["view"]},
-                }
-            case "certificate":
-                options |= {"token": None, "client_certificate": self._certificate}
-            case "certificate-and-token":
-                options["client_certificate"] = self._certificate
-            case "basic-uncompressed":
-                options |= {"token": None, "user": {"username": "joe", "password": self.password}}
-                options["cluster"] = {"disable-compression": True}
-            case "token-file":
-                options |= {"token": None, "user": {"tokenFile": str(self.directory / "token")}}
-            case "other-ca":
-                options["ca_pem"] = CA("other").pem
-            case "other-name":
-                options["cluster"] = {"tls-server-name": "somewhere.else"}
-            case _:
-                raise AssertionError(f"no such kubeconfig: {cluster}")
-        return kubeconfig(self.directory, url, name=cluster, **options)
-
-    def fill_in(self, text: str) -> str:
-        """Replace the marks that rows use for what is only known at run time."""
-        return (
-            text.replace("@WWW@", str(self.www))
-            .replace("@DIR@", str(self.directory))
-            .replace("@UPSTREAM@", self.authority)
-            .replace("@TOKEN@", self.token)
-            .replace("@FILE-TOKEN@", self.token_file_token)
-            .replace("@BASIC@", self.basic)
-        )
-
-
-def _fill(www: Path) -> None:
-    import os
-
-    files = {
-        "index.html": b"<!doctype html><title>i</title>\n",
-        "hello.txt": b"hello, static world\n",
-        "app.js": b"console.log('hi');\n" * 50,
-        "style.css": b"body{}\n",
-        "pic.svg": b'<svg xmlns="http://www.w3.org/2000/svg"/>\n',
-        "data.json": b"{}\n",
-        "blob": bytes(range(256)),
-        "empty.txt": b"",
-        "100%.txt": b"percent\n",
-        "sub/index.html": b"<p>sub</p>\n",
-        "list/a.txt": b"a",
-        "list/<b>.txt": b"b",
-    }
-    for name, content in files.items():
-        path = www / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        os.utime(path, (LAST_MODIFIED_AT, LAST_MODIFIED_AT))
-    (www.parent / "outside.txt").write_text("outside")
-    (www / "link.txt").symlink_to(www.parent / "outside.txt")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Served:
-    """A running program. `idle_sockets` are those it has when nothing goes on."""
-
-    side: str
-    program: ProxyProcess
-    world: World
-    idle_sockets: int
-
-    def fill_in(self, text: str) -> str:
-        text = self.world.fill_in(text)
-        return text if self.is_unix else text.replace("@PORT@", str(self.program.port))
-
-    @property
-    def is_unix(self) -> bool:
-        return isinstance(self.program.address, str)
+from tests.support.program import KubectlProxy, Program, ProxyProcess
+from tests.support.upstream import ByteUpstream
 
 
 class Pool:
@@ -271,7 +151,7 @@ async def run(row: Row, served: Served) -> None:
             problems = await _converse(row, sees, served, upstream, client)
         finally:
             client.reset()
-        problems += await _judge_requests(sees, served, upstream)
+        problems += await judge_requests(sees, served, upstream)
     await _settled(served)
     assert not problems, f"{row.id} on {served.side}: " + "\n  ".join(problems)
 
@@ -301,7 +181,7 @@ async def _converse(
     problems = conversation.problems
     if conversation.early and conversation.responses:
         conversation.responses[0].interim[:0] = conversation.early
-    problems += _judge_answers(sees.answers, conversation.responses, served)
+    problems += judge_answers(sees.answers, conversation.responses, served)
     if not problems:
         problems += await _judge_end(sees, served, client)
     return problems
@@ -335,92 +215,6 @@ async def _judge_end(sees: Sees, served: Served, client: RawClient) -> list[str]
 
 def _marker(served: Served) -> bytes:
     return request("GET", MARKER)
-
-
-def _judge_answers(wanted: Sequence[Answer], found: Sequence[Response], served: Served) -> list[str]:
-    problems = []
-    if len(wanted) != len(found):
-        problems.append(f"{len(found)} answer(s), not {len(wanted)}: {[each.status for each in found]}")
-    for number, (want, have) in enumerate(zip(wanted, found, strict=False), 1):
-        problems += [f"answer {number}: {text}" for text in _judge_answer(want, have, served)]
-    return problems
-
-
-def _judge_answer(want: Answer, have: Response, served: Served) -> Iterator[str]:
-    statuses = (want.status,) if isinstance(want.status, int) else want.status
-    if have.status not in statuses:
-        yield f"status {have.status}, not {want.status}: {have.text[:200]!r}"
-    if want.reason is not None and have.reason != want.reason:
-        yield f"reason {have.reason!r}, not {want.reason!r}"
-    data = bytes(have.body.data)
-    if want.body is not None and data != want.body:
-        yield f"body {data[:200]!r} ({len(data)} bytes), not {want.body[:200]!r}"
-    if want.contains not in data:
-        yield f"no {want.contains!r} in {data[:400]!r}"
-    if want.framing is not None and have.framing != want.framing:
-        yield f"framing {have.framing}, not {want.framing}"
-    if have.framing != "tunnel" and have.body.is_complete != want.is_complete:
-        yield f"complete: {have.body.is_complete}, not {want.is_complete}"
-    if tuple(have.body.trailers) != want.trailers:
-        yield f"trailers {have.body.trailers}, not {want.trailers}"
-    interim = tuple(int(head.start_line.split(" ")[1]) for head in have.interim)
-    if interim != want.interim:
-        yield f"interim answers {interim}, not {want.interim}"
-    yield from _judge_fields(want.has, want.spelled, have.head, served)
-    yield from http1.oddities(have.head)
-
-
-def _judge_fields(wanted: Fields, spelled: Sequence[str], head: http1.Head, served: Served) -> Iterator[str]:
-    for name, value in wanted.items():
-        values = () if value is None else (value,) if isinstance(value, str) else value
-        expected = [served.fill_in(each) for each in values]
-        if head.values(name) != expected:
-            yield f"{name}: {head.values(name)}, not {expected}"
-    names = [name for name, _ in head.headers]
-    yield from (f"no {name!r} in that spelling among {names}" for name in spelled if name not in names)
-
-
-async def _judge_requests(sees: Sees, served: Served, upstream: ByteUpstream) -> list[str]:
-    requests = [each for each in upstream.requests if not each.target.endswith(MARKER)]
-    problems = []
-    lines = [each.head.start_line for each in requests]
-    if len(requests) != len(sees.requests):
-        problems.append(f"forwarded {len(requests)} request(s), not {len(sees.requests)}: {lines}")
-    for want, have in zip(sees.requests, requests, strict=False):
-        try:
-            async with asyncio.timeout(SECONDS):
-                if want.is_cut:
-                    await have.connection.ended.wait()
-        except TimeoutError:
-            problems.append(f"{have.target}: the upstream request goes on")
-        problems += [f"{have.target}: {text}" for text in _judge_request(want, have, served)]
-        if sees.certificate is not None and have.connection.client_certificate_cn != sees.certificate:
-            problems.append(f"client certificate of {have.connection.client_certificate_cn}")
-    return problems
-
-
-def _judge_request(want: Forwarded, have: Request, served: Served) -> Iterator[str]:
-    line = served.fill_in(f"{want.method} {want.target} HTTP/1.1")
-    if have.head.start_line != line:
-        yield f"request line {have.head.start_line[:300]!r}, not {line[:300]!r}"
-    defaults: Fields = {
-        "Authorization": "Bearer @TOKEN@",
-        "Host": "@UPSTREAM@",
-        "X-Forwarded-For": None if served.is_unix else "127.0.0.1",
-    }
-    named = {name.lower() for name in want.has}
-    fields = {name: value for name, value in defaults.items() if name.lower() not in named} | dict(want.has)
-    yield from _judge_fields(fields, want.spelled, have.head, served)
-    if want.framing is not None and have.framing != want.framing:
-        yield f"body framed by {have.framing}, not {want.framing}"
-    data = bytes(have.body.data)
-    if want.body is not None and data != want.body:
-        yield f"body {data[:200]!r} ({len(data)} bytes), not {want.body[:200]!r}"
-    if have.body.is_complete == want.is_cut:
-        yield f"body complete: {have.body.is_complete}"
-    if tuple(have.body.trailers) != want.trailers:
-        yield f"trailers {have.body.trailers}, not {want.trailers}"
-    yield from http1.oddities(have.head)
 
 
 async def _settled(served: Served) -> None:
@@ -471,7 +265,6 @@ def run_cli(row: CliRow, side: str, world: World) -> None:
                 program.start()
             except AssertionError:
                 assert program.exit_code not in (0, None), "it failed, and says that it did not"
-                import re
 
                 assert re.search(stderr, program.stderr), program.stderr
                 assert "Traceback" not in program.stderr
