@@ -14,11 +14,12 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 SETTLE_FRACTION = 0.25
 """Of the period: how long a file must have kept still before its change is told."""
 
+_Result = TypeVar("_Result")
 _State = tuple[str, int, int, int, int, int] | int
 Snapshot = Mapping[Path, _State]
 """What the files looked like at one time; an absent or unreadable one is looked at as such."""
@@ -137,6 +138,29 @@ class FileWatcher:
 
         self._looks.put(look)
         return await answer
+
+
+async def in_daemon_thread(call: Callable[[], _Result]) -> _Result:
+    """The result of a call that may hang for ever: on a FIFO, or in a network home.
+
+    It holds up neither the event loop nor, as the threads of `asyncio.to_thread` do, the end of the process.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[_Result] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result = call()
+        except Exception as error:
+            deliver, value = answer.set_exception, error
+        else:
+            deliver, value = answer.set_result, result
+        # The event loop may be closed by the time that a call which hung comes back.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(lambda: None if answer.done() else deliver(value))
+
+    threading.Thread(target=run, name="reader", daemon=True).start()
+    return await answer
 
 
 def _run_all(looks: SimpleQueue[Callable[[], None] | None]) -> None:

@@ -33,7 +33,7 @@ from kproxy.listener import Listener, bind_tcp, bind_unix
 from kproxy.log import AccessLog, Output, configure
 from kproxy.policy import Policy
 from kproxy.relay import Relay
-from kproxy.reload import FileWatcher, Snapshot, take_snapshot
+from kproxy.reload import FileWatcher, Snapshot, in_daemon_thread, take_snapshot
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import proxy_for
 from kproxy.upstream.sockets import Keepalive
@@ -305,7 +305,7 @@ class _Reloading:
     async def _apply(self) -> None:
         try:
             # A network home may hang, and a large kubeconfig takes its time: the streams go on meanwhile.
-            kubeconfig, context, _ = await asyncio.to_thread(_read_kubeconfig, self._config)
+            kubeconfig, context, _ = await in_daemon_thread(lambda: _read_kubeconfig(self._config))
             is_changed = self._upstreams.apply(context)
         except ConfigError as error:
             if error.problems != self._said:
