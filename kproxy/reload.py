@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
@@ -148,16 +149,18 @@ async def in_daemon_thread(call: Callable[[], _Result]) -> _Result:
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_Result] = loop.create_future()
 
+    def deliver(outcome: Callable[[], None]) -> None:
+        if not answer.done():
+            outcome()
+
     def run() -> None:
         try:
-            result = call()
+            outcome = partial(answer.set_result, call())
         except Exception as error:
-            deliver, value = answer.set_exception, error
-        else:
-            deliver, value = answer.set_result, result
+            outcome = partial(answer.set_exception, error)
         # The event loop may be closed by the time that a call which hung comes back.
         with suppress(RuntimeError):
-            loop.call_soon_threadsafe(lambda: None if answer.done() else deliver(value))
+            loop.call_soon_threadsafe(deliver, outcome)
 
     threading.Thread(target=run, name="reader", daemon=True).start()
     return await answer
