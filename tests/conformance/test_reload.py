@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -439,3 +440,17 @@ async def test_a_context_that_cannot_be_reached_is_applied(config: Kubeconfig) -
         response = await ask(program)
         assert response.status == 502
         assert 'context "b"' in response.json()["message"]
+
+
+async def test_a_file_that_cannot_be_read_to_its_end_holds_up_nothing(config: Kubeconfig) -> None:
+    """A FIFO without a writer, or a network home that hangs: requests go on, and the program ends."""
+    text = config.text().encode()
+    config.path.unlink()
+    os.mkfifo(config.path)
+    writing = asyncio.create_task(asyncio.to_thread(config.path.write_bytes, text))
+    async with Program(kubeconfig=config.path) as program:
+        await writing
+        program.send_signal(signal.SIGHUP)
+        for _ in range(5):
+            assert (await seen_by(program))["server"] == "a"
+        assert await program.stopped() == 0
