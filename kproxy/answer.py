@@ -74,6 +74,11 @@ class Answer:
         )
 
     @property
+    def has_begun(self) -> bool:
+        """Whether the client was sent some of it; before that another answer can take its place."""
+        return not self._block
+
+    @property
     def is_behind(self) -> bool:
         """Whether something is still packed because the client does not read."""
         return bool(self._packed)

@@ -96,6 +96,7 @@ class Downstream(asyncio.Protocol):
         "_closes",
         "_discarded_bytes",
         "_handler",
+        "_has_skipped_line",
         "_is_advancing",
         "_is_eof",
         "_is_lingering",
@@ -133,6 +134,7 @@ class Downstream(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._look_out: asyncio.TimerHandle | None = None
         self._discarded_bytes = 0
+        self._has_skipped_line = False
         self._is_advancing = False
         self._is_eof = False
         self._is_lingering = False
@@ -223,8 +225,9 @@ class Downstream(asyncio.Protocol):
 
     def _read_head(self) -> bool:
         buffer = self._buffer
-        if buffer[:2] == b"\r\n":
+        if buffer[:2] == b"\r\n" and not self._has_skipped_line:
             # RFC 9112 section 2.2: one empty line before a request line is ignored.
+            self._has_skipped_line = True
             buffer = self._buffer = buffer[2:]
         try:
             end = find_head(buffer)
@@ -248,6 +251,7 @@ class Downstream(asyncio.Protocol):
             self._reject(error)
             return False
         self._buffer = buffer[end + 4 :]
+        self._has_skipped_line = False
         self.head = head
         self.exchange = Exchange(head.method, head.path, self.client, self._listener.name)
         if not head.keep_alive:

@@ -534,9 +534,10 @@ class RelayedRequest:
         self._end()
         downstream = self.downstream
         downstream.exchange.proxy_error = error.proxy_error
-        if downstream.exchange.status:
+        if downstream.exchange.status and (self._answer is None or self._answer.has_begun):
             self._cut_answer()
         else:
+            downstream.exchange.status = 0
             downstream.refuse(error)
 
     def _abandon_upstream(self) -> None:

@@ -217,6 +217,18 @@ async def test_a_gzip_answer_that_we_asked_for_is_unpacked(gateway: Gateway) -> 
         assert bytes(response.body.data) == plain
 
 
+async def test_gzip_that_is_broken_from_the_start_is_an_error(gateway: Gateway) -> None:
+    """Nothing of the answer is out yet, so the client can be told what is wrong."""
+    junk = b"\x1f\x8b\x08\0" + bytes(6) + b"\xff" * 40
+    fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(junk)))]
+    gateway.answers(script(head(200, fields) + junk))
+
+    response = await gateway.request()
+
+    assert response.status == 502
+    assert b"gzip is broken" in bytes(response.body.data)
+
+
 async def test_a_gzip_answer_that_the_client_asked_for_stays_packed(gateway: Gateway) -> None:
     """Who asks for gzip gets the API server's own bytes."""
     packed = gzip.compress(b"{}")

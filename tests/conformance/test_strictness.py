@@ -176,3 +176,12 @@ async def test_an_answer_with_length_and_chunked_is_read_by_its_chunks(gateway: 
     response = await gateway.request()
     assert (response.framing, response.text) == ("chunked", "abc")
     assert response.values("Content-Length") == []
+
+
+async def test_only_one_empty_line_before_a_request_is_ignored(gateway: Gateway) -> None:
+    """RFC 9112 2.2 speaks of one; how the bytes were cut on their way must not make a difference."""
+    client = await gateway.connect()
+    await client.send(b"\r\n")
+    await client.send(b"\r\nGET /api HTTP/1.1\r\nHost: localhost\r\n\r\n")
+
+    assert (await client.read_response()).status == 400
