@@ -113,3 +113,19 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
         report.longrepr = f"{item.nodeid}: captured output shows planted secret(s): {', '.join(names)}"
         report.sections = []
     return report
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Show what tests marked `numbers` measured, also when they pass and on whichever worker they ran."""
+    reports = [
+        report
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        if report.when == "call" and "numbers" in report.keywords and report.capstdout
+    ]
+    if reports:
+        terminalreporter.section("measured")
+    for report in reports:
+        terminalreporter.write_line(report.nodeid.rpartition("/")[2])
+        for line in report.capstdout.strip().splitlines():
+            terminalreporter.write_line(f"    {line.strip()}")

@@ -26,7 +26,7 @@ from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.secrets import plant
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.numbers]
 
 STEPS = int(os.environ.get("KPROXY_CHAOS_STEPS", "100"))
 SEED = int(os.environ.get("KPROXY_CHAOS_SEED", "0")) or random.randrange(1, 1_000_000)

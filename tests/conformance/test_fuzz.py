@@ -31,6 +31,7 @@ MEMORY_BYTES = 60_000_000
 SHOWN = 5
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=pytest.mark.slow)])
 async def test_mutated_streams(count: int) -> None:
     """It answers or closes, forwards what was sent and nothing else, and stays small and quiet."""

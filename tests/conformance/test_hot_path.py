@@ -63,7 +63,8 @@ def prepare_policy(config: Config) -> Policy:
     )
 
 
-async def test_a_relayed_request_costs_few_calls(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.numbers
+async def test_a_relayed_request_costs_few_calls(tmp_path: Path) -> None:
     """A small GET over a kept-alive connection stays under a fixed number of calls of our functions."""
     loop = asyncio.get_running_loop()
     home = str(Path(kproxy.__file__).parent)
@@ -105,6 +106,5 @@ async def test_a_relayed_request_costs_few_calls(tmp_path: Path, capsys: pytest.
 
     per_request = sum(calls.values()) / REQUESTS
     top = ", ".join(f"{name} {total / REQUESTS:.1f}" for name, total in calls.most_common(6))
-    with capsys.disabled():
-        print(f"\ncalls per relayed request: {per_request:.1f} (limit {LIMIT_CALLS}); most: {top}")
+    print(f"calls per relayed request: {per_request:.1f} (limit {LIMIT_CALLS}); most: {top}")
     assert per_request <= LIMIT_CALLS

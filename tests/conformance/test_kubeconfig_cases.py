@@ -504,8 +504,9 @@ def _judge_files(scene: Scene) -> None:
         assert 0 < len((scene.directory / name).read_text().splitlines()) <= count, name
 
 
+@pytest.mark.numbers
 def test_every_case_is_accounted_for() -> None:
-    """No exception names a case that does not exist; with -s this prints how many cases have one."""
+    """No exception names a case that does not exist; this prints how many cases have one."""
     for key in (*DEVIATIONS, *SKIPPED, *NOT_RESOLVED):
         assert any(_reason(case_id, {key: "found"}) for case_id in IDS), key
     skipped = [case_id for case_id in IDS if _reason(case_id, SKIPPED)]

@@ -14,7 +14,7 @@ from tests.support.answers import BLOCK, answer, chunk, head, tunnel
 from tests.support.client import RawClient, request_bytes
 from tests.support.upstream import Connection, Request
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.numbers]
 PROGRAM_ARGS = ("--reject-paths=",)
 
 WATCHES = 1_000

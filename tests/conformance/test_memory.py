@@ -21,6 +21,7 @@ PEAK_BYTES = 15_000_000
 WATCHES = 500
 WATCH_BYTES = 70_000
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.numbers
 
 
 async def peak_above_idle(gateway: Gateway, transfer: Callable[[], Awaitable[None]]) -> int:

@@ -66,6 +66,7 @@ async def house(tmp_path: Path, pki: Pki) -> AsyncIterator[House]:
         yield House(program, upstream, owned, folder)
 
 
+@pytest.mark.numbers
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_watches_and_a_tunnel_do_not_hold_up_the_end(house: House, number: int) -> None:
     """Fifty watches and an exec: exit code 0 within the grace period, every stream cut on both sides."""

@@ -48,6 +48,7 @@ async def test_the_head_of_a_watch_comes_before_its_first_event(gateway: Gateway
     await end(events, client, response)
 
 
+@pytest.mark.numbers
 async def test_each_event_comes_within_50_ms(gateway: Gateway) -> None:
     """A watch is only as good as its delay: no piece waits for a full buffer, a timer or the next one."""
     events: asyncio.Queue[bytes | Step] = asyncio.Queue()

@@ -53,7 +53,7 @@ def test_the_two_commands_stand_in_blocks_of_their_own() -> None:
     start, test = lines
     assert start == "python3 -m venv .venv && .venv/bin/pip install -q . && .venv/bin/kproxy"
     assert test == (
-        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest"
+        "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest -n auto"
     )
 
 
@@ -62,7 +62,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
     script = (ROOT / ".ci" / "run").read_text()
     assert "-m venv --clear .venv" in script
     assert "-e '.[dev]'" in script
-    assert re.search(r"^check python -m pytest$", script, re.MULTILINE)
+    assert re.search(r"^check python -m pytest -n auto$", script, re.MULTILINE)
 
 
 def test_every_flag_in_the_text_exists() -> None:
