@@ -73,6 +73,7 @@ class RenewingSource:
         self._rejections = 0
         self._rejected_at = float("-inf")
         self._streak = 0
+        self._adopted_at = float("-inf")
         # Up to when the answer to the last rejection stands even if it is rejected, too.
         self._answered_until = float("-inf")
         self._warned_at = float("-inf")
@@ -109,7 +110,9 @@ class RenewingSource:
         self._rejected.append(_content(credential))
         self._rejections += 1
         now = self._monotonic()
-        self._streak = self._streak + 1 if now < self._rejected_at + STREAK_SECONDS else 1
+        # One that was good for a while was not refused from the start: it is no part of a streak.
+        is_next = now < self._rejected_at + STREAK_SECONDS and now < self._adopted_at + RETRY_SECONDS
+        self._streak = self._streak + 1 if is_next else 1
         self._rejected_at = now
         self._settled_until = max(self._settled_until, self._answered_until)
 
@@ -181,6 +184,7 @@ class RenewingSource:
             return
         self._outcome = self._credential = self._with_known_certificate(fresh)
         self._refresh_at, self._unusable_at = plan.refresh_at, plan.unusable_at
+        self._adopted_at = self._monotonic()
         log.info(
             "credential.refreshed",
             context=self._context_name,

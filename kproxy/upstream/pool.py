@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable
 
 from kproxy.errors import KproxyError
@@ -98,6 +99,8 @@ class Pool:
 
         self._trim = None
         self._closed = 0
+        # First what goes round in circles in the TLS of a closed connection.
+        gc.collect()
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it, musl and macOS have not
         if trim is not None:
             trim(0)

@@ -328,6 +328,14 @@ async def test_a_401_by_mistake_does_no_harm(setting: Setting) -> None:
     assert setting.issuer.calls == 2
 
 
+async def test_tokens_that_were_good_for_a_while_are_replaced_at_once(setting: Setting) -> None:
+    """An API server that drops tokens every few seconds leaves nobody with a 401."""
+    for number in range(1, 12):
+        setting.source.invalidate(await setting.source.get())
+        assert await setting.token() == f"Bearer t{number + 1}"
+        setting.clock.pass_seconds(2.0)
+
+
 async def test_a_renewal_that_brings_what_was_refused_meanwhile_is_repeated(setting: Setting) -> None:
     """The issuer was asked before the API server refused just that token."""
     setting.issuer.life_seconds = 100.0
