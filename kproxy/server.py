@@ -108,7 +108,7 @@ async def _serve(
         owned.callback(listener.stop_accepting)
         if config.reload:
             # Before we say that we serve: until it is handled, a SIGHUP ends the process.
-            await owned.enter_async_context(_Reloading(config, plan, upstreams, loop))
+            await owned.enter_async_context(_Reloading(config, plan, upstreams, loop, stopping.ask))
         await listener.start(loop)
         announce(listener.name)
         _log.info("server.started", address=listener.name, version=__version__, **_facts(upstreams.default))
@@ -256,17 +256,28 @@ def _facts(upstream: Upstream) -> dict[str, object]:
         if credential.expires_at is not None:
             facts["expires_at"] = format_timestamp(credential.expires_at)
     else:
-        facts["credential"] = "exec" if user.exec is not None else "oidc"
+        facts["credential"] = "exec" if user.exec else "oidc" if user.auth_provider else "unreadable"
     return facts
 
 
 class _Reloading:
-    """Applies changes of the kubeconfig files, and SIGHUP: all of a change or nothing of it."""
+    """Applies changes of the kubeconfig files, and SIGHUP: all of a change or nothing of it.
+
+    A SIGHUP that comes because the terminal was closed is the end, as for every program in a terminal;
+    `nohup` turns that off.
+    """
 
     def __init__(
-        self, config: Config, plan: Plan, upstreams: Upstreams, loop: asyncio.AbstractEventLoop
+        self,
+        config: Config,
+        plan: Plan,
+        upstreams: Upstreams,
+        loop: asyncio.AbstractEventLoop,
+        end: Callable[[], None],
     ) -> None:
         self._config = config
+        self._end = end
+        self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._upstreams = upstreams
         self._loop = loop
         self._paths = plan.kubeconfig.paths
@@ -277,7 +288,7 @@ class _Reloading:
 
     async def __aenter__(self) -> None:
         await self._watcher.start()
-        self._loop.add_signal_handler(signal.SIGHUP, self._begin)
+        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
     async def __aexit__(self, *_: object) -> None:
         self._loop.remove_signal_handler(signal.SIGHUP)
@@ -288,6 +299,12 @@ class _Reloading:
 
     def _watched_paths(self) -> tuple[Path, ...]:
         return (*self._paths, *_authority_paths(self._upstreams.default.context))
+
+    def _hung_up(self) -> None:
+        if self._ends_with_terminal and not _has_terminal():
+            self._end()
+        else:
+            self._begin()
 
     def _begin(self) -> None:
         self._is_due = True
@@ -322,6 +339,15 @@ class _Reloading:
             self._upstreams.default.warn_if_ending()
 
 
+def _has_terminal() -> bool:
+    """Whether there is a controlling terminal, and it is still open."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
 class _Stopping:
     """Signals as events: the first asks to drain, the second to end at once."""
 
@@ -330,9 +356,9 @@ class _Stopping:
         self.second = asyncio.Event()
         self._loop = loop
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._received)
+            loop.add_signal_handler(number, self.ask)
 
-    def _received(self) -> None:
+    def ask(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
 
     def close(self) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import termios
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -276,3 +279,34 @@ def test_it_runs_as_a_kubectl_plugin(tmp_path: Path, config: Path) -> None:
         check=True,
     )
     assert done.stdout.startswith("kproxy ")
+
+
+@pytest.mark.parametrize("has_nohup", [False, True])
+def test_it_ends_with_its_terminal_unless_nohup_says_otherwise(config: Path, has_nohup: bool) -> None:
+    """Nobody closes a window to leave a proxy with their credentials behind; `nohup` asks for just that."""
+    terminal, own_side = pty.openpty()
+    command = [sys.executable, "-m", "kproxy", "--port=0", f"--kubeconfig={config}"]
+    with subprocess.Popen(
+        ["nohup", *command] if has_nohup else command,
+        cwd=ROOT,
+        stdin=own_side,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    ) as program:
+        try:
+            assert program.stdout is not None
+            assert program.stdout.readline().startswith(b"Starting to serve on ")
+            program.send_signal(signal.SIGHUP)  # while the window is open: a reload
+            with pytest.raises(subprocess.TimeoutExpired):
+                program.wait(0.5)
+            os.close(own_side)
+            os.close(terminal)
+            if has_nohup:
+                with pytest.raises(subprocess.TimeoutExpired):
+                    program.wait(0.5)
+            else:
+                assert program.wait(10) == 0
+        finally:
+            program.kill()
