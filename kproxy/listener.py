@@ -112,7 +112,7 @@ def bind_unix(path: str) -> socket.socket:
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
-        mask = os.umask(0o177)
+        mask = os.umask(0o077)
         try:
             bound.bind(path)
         finally:
