@@ -134,7 +134,8 @@ def _rehearse(config: Config) -> list[str]:
     import asyncio
 
     from kproxy.kubecontext import warnings_for
-    from kproxy.server import open_upstream, prepare
+    from kproxy.plan import prepare
+    from kproxy.server import open_upstream
 
     plan = prepare(config)
     context, policy = plan.context, plan.policy

@@ -14,7 +14,7 @@ import os
 import signal
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 
@@ -24,16 +24,15 @@ from kproxy import __version__
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
 from kproxy.credentials import open_source
-from kproxy.credentials.expiry import format_timestamp
-from kproxy.errors import ConfigError
-from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
-from kproxy.kubecontext import resolve, server_address, warnings_for
-from kproxy.kuberc import PluginPolicy, load_plugin_policy
+from kproxy.kubeconfig import KubeConfig, ResolvedContext
+from kproxy.kubecontext import server_address, warnings_for
+from kproxy.kuberc import PluginPolicy
 from kproxy.listener import Listener, bind_tcp, bind_unix
 from kproxy.log import AccessLog, Output, configure
+from kproxy.plan import Plan, prepare
 from kproxy.policy import Policy
 from kproxy.relay import Relay
-from kproxy.reload import FileWatcher, Snapshot, in_daemon_thread, take_snapshot
+from kproxy.reloading import Reloading, facts
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import proxy_for
 from kproxy.upstream.sockets import Keepalive
@@ -41,17 +40,6 @@ from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
 
 _log = structlog.get_logger()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """All that was read and checked before serving. `seen` is how the kubeconfig files looked before."""
-
-    policy: Policy
-    context: ResolvedContext
-    kubeconfig: KubeConfig
-    plugin_policy: PluginPolicy
-    seen: Snapshot
 
 
 def run(config: Config, *, announce: Callable[[str], None], demo: bool = False) -> int:
@@ -108,10 +96,10 @@ async def _serve(
         owned.callback(listener.stop_accepting)
         if config.reload:
             # Before we say that we serve: until it is handled, a SIGHUP ends the process.
-            await owned.enter_async_context(_Reloading(config, plan, upstreams, loop, stopping.ask))
+            await owned.enter_async_context(Reloading(config, plan, upstreams, loop, stopping.ask))
         await listener.start(loop)
         announce(listener.name)
-        _log.info("server.started", address=listener.name, version=__version__, **_facts(upstreams.default))
+        _log.info("server.started", address=listener.name, version=__version__, **facts(upstreams.default))
         upstreams.default.warn_if_ending()
         _warn(config, plan)
         if config.www:
@@ -125,50 +113,6 @@ async def _serve(
         await drain(listener, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")
     return 0
-
-
-def prepare(config: Config) -> Plan:
-    """Read and check everything that can be wrong before serving. Raises ConfigError with all problems."""
-    problems: list[str] = []
-    policy = plugin_policy = found = None
-    try:
-        policy = Policy.compile(
-            accept_paths=config.accept_paths,
-            reject_paths=config.reject_paths,
-            accept_hosts=config.accept_hosts,
-            reject_methods=config.reject_methods,
-            accept_origins=config.accept_origins,
-            disable_filter=config.disable_filter,
-        )
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        plugin_policy = load_plugin_policy(os.environ, config.kuberc)
-    except ConfigError as error:
-        problems += error.problems
-    try:
-        found = _read_kubeconfig(config)
-    except ConfigError as error:
-        problems += error.problems
-    if policy is None or plugin_policy is None or found is None:
-        raise ConfigError(problems)
-    kubeconfig, context, seen = found
-    return Plan(policy=policy, context=context, kubeconfig=kubeconfig, plugin_policy=plugin_policy, seen=seen)
-
-
-def _read_kubeconfig(config: Config) -> tuple[KubeConfig, ResolvedContext, Snapshot]:
-    overrides = config.overrides()
-    sources = locate(overrides.kubeconfig, os.environ)
-    seen = take_snapshot(sources.paths)
-    kubeconfig = load(sources)
-    context = resolve(kubeconfig, overrides, os.environ)
-    return kubeconfig, context, {**seen, **take_snapshot(_authority_paths(context))}
-
-
-def _authority_paths(context: ResolvedContext) -> tuple[Path, ...]:
-    """The file of authorities, which is watched beside the kubeconfig; credentials watch their own files."""
-    path = context.cluster.certificate_authority
-    return (path,) if path is not None else ()
 
 
 def open_upstream(
@@ -244,108 +188,6 @@ def _www_warnings(www: str | None) -> Iterator[str]:
             yield f"Static file directory {www} is not a directory"
     except OSError as error:
         yield f"Failed to stat static file directory {www}: {error.strerror}"
-
-
-def _facts(upstream: Upstream) -> dict[str, object]:
-    """Which cluster is served with which credential; one that is fetched on demand has no end yet."""
-    credential = upstream.current_credential()
-    user = upstream.context.user
-    facts: dict[str, object] = {"context": upstream.name, "server": upstream.context.cluster.server}
-    if credential is not None:
-        facts["credential"] = credential.kind
-        if credential.expires_at is not None:
-            facts["expires_at"] = format_timestamp(credential.expires_at)
-    else:
-        facts["credential"] = "exec" if user.exec else "oidc" if user.auth_provider else "unreadable"
-    return facts
-
-
-class _Reloading:
-    """Applies changes of the kubeconfig files, and SIGHUP: all of a change or nothing of it.
-
-    A SIGHUP that comes because the terminal was closed is the end, as for every program in a terminal;
-    `nohup` turns that off.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        plan: Plan,
-        upstreams: Upstreams,
-        loop: asyncio.AbstractEventLoop,
-        end: Callable[[], None],
-    ) -> None:
-        self._config = config
-        self._end = end
-        self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-        self._upstreams = upstreams
-        self._loop = loop
-        self._paths = plan.kubeconfig.paths
-        self._watcher = FileWatcher(self._watched_paths, self._begin, since=plan.seen)
-        self._task: asyncio.Task[None] | None = None
-        self._is_due = False
-        self._said: tuple[str, ...] = ()
-
-    async def __aenter__(self) -> None:
-        await self._watcher.start()
-        self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
-
-    async def __aexit__(self, *_: object) -> None:
-        self._loop.remove_signal_handler(signal.SIGHUP)
-        await self._watcher.close()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
-
-    def _watched_paths(self) -> tuple[Path, ...]:
-        return (*self._paths, *_authority_paths(self._upstreams.default.context))
-
-    def _hung_up(self) -> None:
-        if self._ends_with_terminal and not _has_terminal():
-            self._end()
-        else:
-            self._begin()
-
-    def _begin(self) -> None:
-        self._is_due = True
-        if self._task is None:
-            self._task = self._loop.create_task(self._reload())
-
-    async def _reload(self) -> None:
-        try:
-            while self._is_due:
-                self._is_due = False
-                await self._apply()
-        finally:
-            self._task = None
-
-    async def _apply(self) -> None:
-        try:
-            # A network home may hang, and a large kubeconfig takes its time: the streams go on meanwhile.
-            kubeconfig, context, _ = await in_daemon_thread(lambda: _read_kubeconfig(self._config))
-            is_changed = self._upstreams.apply(context)
-        except ConfigError as error:
-            if error.problems != self._said:
-                self._said = error.problems
-                _log.error(
-                    "kubeconfig.reload_failed", problems=error.problems, **_facts(self._upstreams.default)
-                )
-            return
-        self._paths = kubeconfig.paths
-        is_mended = bool(self._said)
-        self._said = ()
-        if is_changed or is_mended:
-            _log.info("kubeconfig.reloaded", **_facts(self._upstreams.default))
-            self._upstreams.default.warn_if_ending()
-
-
-def _has_terminal() -> bool:
-    """Whether there is a controlling terminal, and it is still open."""
-    try:
-        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
-    except OSError:
-        return False
-    return True
 
 
 class _Stopping:

@@ -34,6 +34,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("app",),
     # The process.
     ("listener", "reload"),
+    ("plan", "reloading"),
     ("server",),
     ("arguments", "cli"),
     ("__main__",),
@@ -243,7 +244,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     ("tempfile", mentions("tempfile"), {"tls", "demo"}),
     ("structlog.configure", calls("structlog.configure"), {"log"}),
     ("logging", mentions("logging"), {"log", "demo"}),
-    ("add_signal_handler", calls("add_signal_handler"), {"server", "demo.__main__"}),
+    ("add_signal_handler", calls("add_signal_handler"), {"server", "reloading", "demo.__main__"}),
     ("aiohttp", mentions("aiohttp"), {"pages", "demo", "credentials.oidc"}),
     ("cryptography", mentions("cryptography"), {"demo"}),
     ("uvloop", mentions("uvloop"), {"server"}),
