@@ -36,7 +36,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("listener", "reload"),
     ("plan", "reloading"),
     ("server",),
-    ("arguments", "cli"),
+    ("commands", "arguments", "usage", "cli"),
     ("__main__",),
 )
 """From the ground up: a module imports from lower rooms, or from its own. `demo` stands beside them all."""

@@ -14,9 +14,11 @@ from hypothesis import strategies as st
 
 from kproxy import __version__
 from kproxy.arguments import IGNORED_FLAGS, CommandLine, parse
-from kproxy.cli import COMMANDS, help_text, main
+from kproxy.cli import main
+from kproxy.commands import COMMANDS, Command, own_flags
 from kproxy.config import OPTIONS, Config, load
 from kproxy.options import SWITCH, Option
+from kproxy.usage import help_text
 from tests.support import secrets
 from tests.support.program import kubeconfig
 
@@ -65,7 +67,7 @@ def test_a_boolean_takes_its_value_with_an_equals_sign(flag: str, expected: bool
 def test_a_boolean_does_not_eat_the_next_word() -> None:
     """`--disable-filter proxy` is a flag and a command."""
     line = parse(["--disable-filter", "proxy"])
-    assert (line.words, values(line)) == (["proxy"], {"disable_filter": "true"})
+    assert (line.command.name, line.words, values(line)) == ("proxy", [], {"disable_filter": "true"})
 
 
 @pytest.mark.parametrize(
@@ -95,9 +97,10 @@ def test_values_may_look_like_flags() -> None:
 
 
 def test_nothing_after_the_double_dash_is_a_flag() -> None:
-    """`--` ends the flags."""
-    line = parse(["-p1", "--", "--port=2", "-x"])
-    assert (line.words, values(line), line.problems) == (["--port=2", "-x"], {"port": "1"}, [])
+    """`--` ends the flags; what follows are words, even where no word is known."""
+    line = parse(["-p1", "help", "--", "--port=2", "-x"])
+    assert (line.command.name, line.words) == ("help", ["--port=2", "-x"])
+    assert parse(["--", "--port=2", "-x"]).problems == ['unknown command "--port=2"']
 
 
 def test_repeated_flags_add_up_where_they_mean_a_list() -> None:
@@ -144,7 +147,7 @@ def test_kubectls_other_global_flags_are_accepted() -> None:
     for flag, takes_value in IGNORED_FLAGS.items():
         for argv in ([f"{flag}=x"], [flag, "x"] if takes_value else [flag]):
             line = parse([*argv, "proxy"])
-            assert (line.problems, line.given, line.words) == ([], [], ["proxy"])
+            assert (line.problems, line.given, line.command.name) == ([], [], "proxy")
 
 
 def test_minikubes_and_lens_command_lines_are_understood() -> None:
@@ -185,12 +188,56 @@ def test_help_names_every_flag_with_its_default(capsys: pytest.CaptureFixture[st
 
 
 @pytest.mark.parametrize(
-    "argv", [["help"], ["-h"], ["proxy", "--help"], ["help", "check"], ["--nope", "--help"]]
+    "argv", [["help"], ["-h"], ["proxy", "--help"], ["--nope", "--help"], ["nope", "--help"]]
 )
 def test_help_is_always_at_hand(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Whoever asks for help gets it, even beside a mistake."""
     assert main(argv) == 0
     assert capsys.readouterr().out == help_text() + "\n"
+
+
+every_command = pytest.mark.parametrize("command", COMMANDS.values(), ids=lambda command: command.title)
+
+
+@every_command
+def test_each_command_has_its_own_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    """`kproxy help COMMAND` and `kproxy COMMAND --help` name its flags; all commands stand in the whole."""
+    assert f"  {command.title}" in help_text()
+    shown = help_text(command)
+    assert max(map(len, shown.splitlines())) <= 100
+    assert all(f"{flag.flag} {flag.kind.metavar}".rstrip() in shown for flag in command.flags)
+    assert command.words.shown in shown
+    for argv in (["help", *filter(None, [command.name])], [*filter(None, [command.name]), "--help"]):
+        assert main(argv) == 0
+        assert capsys.readouterr().out == shown + "\n"
+
+
+@every_command
+def test_a_flag_of_another_command_is_an_error(command: Command) -> None:
+    """Flags are not taken where they have no effect; the message names the command that was asked."""
+    names = [name for name in own_flags() if name not in own_flags([command])]
+    if not command.takes_settings:
+        names += [option.flag for option in OPTIONS]
+    for name in names:
+        (problem,) = parse([*filter(None, [command.name]), f"{name}=1"]).problems
+        assert problem.startswith("unknown ")
+        assert not command.name or f" of {command.title}: " in problem
+
+
+def test_a_flag_means_one_thing_in_all_commands() -> None:
+    """It takes a value everywhere or nowhere, and no setting has its name; it may precede the command."""
+    settings = {name for option in OPTIONS for name in (option.flag, option.negation, f"-{option.short}")}
+    assert not set(own_flags()) & (settings | set(IGNORED_FLAGS))
+    for command in COMMANDS.values():
+        for name, flag in own_flags([command]).items():
+            assert flag.takes_value == own_flags()[name].takes_value
+
+
+def test_commands_own_flags_may_stand_before_them() -> None:
+    """As kubectl takes them; a switch may be turned off again."""
+    assert parse(["--json", "version"]).flags == {"json": True}
+    assert parse(["version", "--json", "--json=false"]).flags == {}
+    assert parse(["version", "--json=perhaps"]).problems == ["--json: expected true or false, got 'perhaps'"]
 
 
 def test_version_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,10 +248,12 @@ def test_version_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]
     assert json.loads(capsys.readouterr().out)["version"] == __version__
     assert main(["version", "--nope"]) == 2
     assert main(["check", "--json"]) == 2
-    assert "--json is a flag of `kproxy version` only" in capsys.readouterr().err
+    assert "unknown flag of kproxy check: --json" in capsys.readouterr().err
+    assert (main(["--version", "--json"]), main(["version", "--jsn"])) == (0, 2)
+    assert "unknown flag: --jsn, did you mean --json?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["version"], ["version", "--json"]])
+@pytest.mark.parametrize("argv", [["--help"], ["help", "check"], ["version"], ["version", "--json"]])
 def test_help_and_version_load_no_event_loop(argv: list[str]) -> None:
     """They answer at once: neither asyncio nor anything that needs it is imported."""
     program = (
@@ -219,6 +268,8 @@ def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None
     """With the one that may have been meant; exit code 2."""
     assert main(["prxy", "--port=abc"]) == 2
     assert 'unknown command "prxy", did you mean proxy?' in capsys.readouterr().err
+    assert main(["help", "chek"]) == 2
+    assert 'unknown command "chek", did you mean check?' in capsys.readouterr().err
     assert main(["demo", "now", "--port=abc"]) == 2
     assert 'kproxy demo takes no further words, got "now"' in capsys.readouterr().err
 

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from kproxy.arguments import IGNORED_FLAGS, WISHES
-from kproxy.cli import COMMANDS
+from kproxy.commands import COMMANDS, own_flags
 from kproxy.config import OPTIONS, Config, Given, read
 from kproxy.log import EVENTS
 from kproxy.options import Option
@@ -64,7 +64,7 @@ def test_every_setting_has_a_row_in_the_readme(option: Option) -> None:
 def test_the_readme_has_no_flag_that_kproxy_has_not() -> None:
     """A row of a flag that is gone, or misspelt, is a lie."""
     real = {option.flag for option in OPTIONS} | {f"-{option.short}" for option in OPTIONS if option.short}
-    real |= {option.negation for option in OPTIONS} | set(IGNORED_FLAGS) | set(WISHES)
+    real |= {option.negation for option in OPTIONS} | set(IGNORED_FLAGS) | set(WISHES) | set(own_flags())
     assert {name for name in rows() if name.startswith("-")} - real == set()
 
 
@@ -73,10 +73,25 @@ def test_the_readme_names_the_flags_without_effect() -> None:
     assert set(IGNORED_FLAGS) <= set(spans(readme()))
 
 
-def test_every_command_is_in_the_readme() -> None:
-    """`kproxy check` and the others."""
-    shown = set(spans(readme()))
-    assert {f"kproxy {command}".rstrip() for command in COMMANDS} <= shown
+def test_every_command_is_in_the_readme_and_the_reverse() -> None:
+    """The table of commands has a row for each, with its words and meaning."""
+    table = readme().partition("| command | |\n")[2].partition("\n\n")[0]
+    told = [line.replace("\\|", "|") for line in table.splitlines()[1:]]
+    assert told == [
+        f"| `{f'{command.title} {command.words.shown}'.strip()}` | {command.meaning} |"
+        for command in COMMANDS.values()
+    ]
+
+
+def test_every_flag_of_a_command_is_in_the_readme() -> None:
+    """A row for each: the commands that have it, and what it means there."""
+    for command in COMMANDS.values():
+        for flag in command.flags:
+            assert any(
+                f"`{command.title}`" in cells[1] and flag.meaning in cells[2] and flag.short in cells[0]
+                for cells in rows().get(flag.flag, [])
+                if len(cells) == 3
+            ), f"README.md has no row | `{flag.flag}` | `{command.title}` | {flag.meaning} |"
 
 
 def test_every_event_is_in_the_readme_and_the_reverse() -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from kproxy import cli, downstream, relay, tunnel, wire
 from kproxy.arguments import IGNORED_FLAGS, WISHES
+from kproxy.commands import own_flags
 from kproxy.config import OPTIONS, Config
 from kproxy.credentials import local, renewal
 from tests.bench.report import BEGIN, END
@@ -68,7 +69,7 @@ def test_ci_runs_the_test_command_of_the_readme() -> None:
 def test_every_flag_in_the_text_exists() -> None:
     """Advice to use a flag that kproxy has not is worse than none."""
     real = {option.flag for option in OPTIONS} | {option.negation for option in OPTIONS}
-    real |= set(IGNORED_FLAGS) | set(WISHES)
+    real |= set(IGNORED_FLAGS) | set(WISHES) | set(own_flags())
     told = {re.split("[ =]", span)[0] for span in spans(text()) if span.startswith("--")}
     assert told - real == set()
 

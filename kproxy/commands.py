@@ -1,0 +1,123 @@
+"""The commands of kproxy: what each does, its own flags, and the words it takes.
+
+One table for the parser, the help, the completions and the README. `cli.py` has the handler of each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from kproxy.options import SWITCH, Kind
+
+SERVE = "Serve"
+LOOK = "Look and learn"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Flag:
+    """A flag of one command, which is no setting: neither a variable nor the config file has it."""
+
+    name: str
+    """Without dashes, as `CommandLine.flags` has it."""
+    meaning: str
+    kind: Kind = SWITCH
+    short: str = ""
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name
+
+    @property
+    def takes_value(self) -> bool:
+        return self.kind is not SWITCH
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Words:
+    """What may stand behind the command's name."""
+
+    shown: str = ""
+    """As the usage line has it: `[COMMAND]`."""
+    least: int = 0
+    most: int | None = 0
+    """None: any number."""
+    choices: tuple[str, ...] = ()
+    """The words that may stand there; empty: any."""
+    are_anothers: bool = False
+    """They are the command line of another program: flags among them are that program's."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One command, as people are told of it."""
+
+    name: str
+    """Empty for `kproxy` alone."""
+    group: str
+    meaning: str
+    flags: tuple[Flag, ...] = ()
+    takes_settings: bool = False
+    """Whether it reads the settings: their flags, the variables, the config file."""
+    words: Words = Words()
+    examples: tuple[tuple[str, str], ...] = ()
+    """Command line, and what it does."""
+
+    @property
+    def title(self) -> str:
+        return f"kproxy {self.name}".rstrip()
+
+
+JSON = Flag(name="json", meaning="Answer as JSON.")
+
+_TABLE = (
+    Command(
+        name="",
+        group=SERVE,
+        meaning="Serve the cluster of your kubeconfig on localhost.",
+        takes_settings=True,
+        examples=(
+            ("kproxy", "then: curl http://localhost:8001/api/v1/namespaces"),
+            ("kproxy --port=0 --context=dev", "a free port, another context"),
+            ("kproxy --www=./site", "a web page of yours at /static/ that may use the API"),
+        ),
+    ),
+    Command(
+        name="proxy",
+        group=SERVE,
+        meaning="The same; takes the place of `kubectl proxy` in scripts.",
+        takes_settings=True,
+    ),
+    Command(
+        name="demo",
+        group=SERVE,
+        meaning="Serve a pretend cluster, to try kproxy without a real one.",
+        takes_settings=True,
+    ),
+    Command(
+        name="check",
+        group=LOOK,
+        meaning="Say what is wrong with the settings and the kubeconfig, and what is in force.",
+        takes_settings=True,
+    ),
+    Command(name="version", group=LOOK, meaning="Show the version.", flags=(JSON,)),
+    Command(
+        name="help",
+        group=LOOK,
+        meaning="Show this text, or that of one command.",
+        words=Words(shown="[COMMAND]", most=None),
+    ),
+)
+
+COMMANDS: Mapping[str, Command] = {command.name: command for command in _TABLE}
+
+
+def own_flags(commands: Iterable[Command] = _TABLE) -> Mapping[str, Flag]:
+    """`--name` and `-n` -> the flag, of all commands: a name takes a value in all of them or in none."""
+    found: dict[str, Flag] = {}
+    for command in commands:
+        for flag in command.flags:
+            found[flag.flag] = flag
+            if flag.short:
+                found["-" + flag.short] = flag
+    return found

@@ -1,0 +1,100 @@
+"""What `kproxy --help` and `kproxy COMMAND --help` say, made from the tables of commands and settings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from textwrap import wrap
+
+from kproxy.arguments import IGNORED_FLAGS, WISHES
+from kproxy.commands import COMMANDS, Command, Flag
+from kproxy.config import OPTIONS
+from kproxy.options import Option
+
+_LEFT_COLUMNS, _COLUMNS = 32, 100
+
+
+def help_text(command: Command = COMMANDS[""]) -> str:
+    """The help of a command; that of `kproxy` and `kproxy proxy` has all commands and all settings."""
+    return "\n".join(_of_all() if command.name in ("", "proxy") else _of_one(command))
+
+
+def _of_all() -> Iterable[str]:
+    yield "kproxy: a local gateway to the Kubernetes API, in place of kubectl proxy."
+    yield ""
+    yield "Usage: kproxy [COMMAND] [FLAGS]"
+    for group in dict.fromkeys(each.group for each in COMMANDS.values()):
+        yield from _heading(f"{group}:")
+        for each in COMMANDS.values():
+            if each.group == group:
+                yield from _entry(f"  {each.title}", each.meaning)
+    yield from _examples(COMMANDS[""])
+    for group in dict.fromkeys(option.group for option in OPTIONS):
+        yield from _heading(f"{group}:")
+        for option in OPTIONS:
+            if option.group == group:
+                yield from _entry(_spelling(option), option.help + _default(option))
+    yield from _heading("Every command:")
+    for name, meaning in WISHES.items():
+        yield from _entry(f"  -h, {name}" if name == "--help" else f"      {name}", meaning)
+    yield ""
+    yield from _wrapped(
+        "Accepted because kubectl has them, without effect: "
+        + ", ".join(IGNORED_FLAGS)
+        + ". Booleans are turned off with =false. Each setting can also come from a variable such as "
+        "KPROXY_PORT or from the config file as `port: 8001`; flags win, then variables, then the file.",
+        "",
+    )
+
+
+def _of_one(command: Command) -> Iterable[str]:
+    yield from _wrapped(f"{command.title}: {command.meaning[0].lower()}{command.meaning[1:]}", "")
+    yield ""
+    flags = "[FLAGS]" if command.flags or command.takes_settings else ""
+    yield " ".join(filter(None, ["Usage:", command.title, flags, command.words.shown]))
+    yield from _examples(command)
+    if command.flags:
+        yield from _heading("Flags:")
+        for flag in command.flags:
+            yield from _entry(_spelling(flag), flag.meaning)
+    if command.takes_settings:
+        yield ""
+        yield "It takes all settings: `kproxy --help` lists them."
+
+
+def _examples(command: Command) -> Iterable[str]:
+    if command.examples:
+        yield from _heading("Examples:")
+        for example, meaning in command.examples:
+            yield from _entry(f"  {example}", meaning)
+
+
+def _heading(title: str) -> Iterable[str]:
+    yield ""
+    yield title
+
+
+def _spelling(flag: Option | Flag) -> str:
+    short = f"  -{flag.short}, " if flag.short else "      "
+    return f"{short}{flag.flag} {flag.kind.metavar}".rstrip()
+
+
+def _default(option: Option) -> str:
+    if option.negation:
+        return f" On unless {option.negation}."
+    shown = option.kind.show(option.default)
+    return f" Default: {shown}" if shown and option.default is not False else ""
+
+
+def _entry(left: str, right: str) -> Iterable[str]:
+    lines = _wrapped(right, " " * _LEFT_COLUMNS)
+    if len(left) >= _LEFT_COLUMNS:
+        yield left
+        yield from lines
+    else:
+        first, *rest = lines
+        yield left.ljust(_LEFT_COLUMNS) + first.lstrip()
+        yield from rest
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return wrap(text, _COLUMNS, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
