@@ -48,6 +48,7 @@ EVENTS: Mapping[str, str] = {
     "server.draining": "A signal came: nothing new is accepted, open requests get their time to end.",
     "server.started": "kproxy serves; with the address, the context and the kind of credential.",
     "server.stopped": "Everything has ended in order.",
+    "supervisor.unreachable": "The service manager that started kproxy does not take its messages.",
 }
 """Every event there is, and what it means."""
 

@@ -15,6 +15,7 @@ from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError
 from kproxy.plan import Plan, authority_paths, read_kubeconfig
 from kproxy.reload import FileWatcher, in_daemon_thread
+from kproxy.supervisor import NOBODY, Supervisor
 from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
 
@@ -35,9 +36,11 @@ class Reloading:
         upstreams: Upstreams,
         loop: asyncio.AbstractEventLoop,
         end: Callable[[], None],
+        supervisor: Supervisor = NOBODY,
     ) -> None:
         self._config = config
         self._end = end
+        self._supervisor = supervisor
         self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._upstreams = upstreams
         self._loop = loop
@@ -73,12 +76,14 @@ class Reloading:
             self._task = self._loop.create_task(self._reload())
 
     async def _reload(self) -> None:
+        self._supervisor.reloading()
         try:
             while self._is_due:
                 self._is_due = False
                 await self._apply()
         finally:
             self._task = None
+            self._supervisor.reloaded()
 
     async def _apply(self) -> None:
         try:

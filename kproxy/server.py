@@ -33,6 +33,7 @@ from kproxy.plan import Plan, prepare
 from kproxy.policy import Policy
 from kproxy.relay import Relay
 from kproxy.reloading import Reloading, facts
+from kproxy.supervisor import NOBODY, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import proxy_for
 from kproxy.upstream.sockets import Keepalive
@@ -42,16 +43,22 @@ from kproxy.upstream.upstreams import Upstreams
 _log = structlog.get_logger()
 
 
-def run(config: Config, *, announce: Callable[[str], None], demo: bool = False) -> int:
+def run(
+    config: Config,
+    *,
+    announce: Callable[[str], None],
+    demo: bool = False,
+    supervisor: Supervisor = NOBODY,
+) -> int:
     """Serve until a signal ends it; returns the exit code.
 
-    `announce` is told the bound address once connections are accepted. Raises ConfigError with every problem
-    found before that, ListenError when the address cannot be had.
+    `announce` is told the bound address once connections are accepted, and `supervisor` after it. Raises
+    ConfigError with every problem found before that, ListenError when the address cannot be had.
     """
     output = configure(config.log_format, config.verbosity)
     with contextlib.closing(_new_loop()) as loop:
         try:
-            return loop.run_until_complete(_serve(config, announce, output, loop, demo))
+            return loop.run_until_complete(_serve(config, announce, output, loop, demo, supervisor))
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
 
@@ -71,10 +78,12 @@ async def _serve(
     output: Output,
     loop: asyncio.AbstractEventLoop,
     demo: bool,
+    supervisor: Supervisor,
 ) -> int:
     stopping = _Stopping(loop)
     async with contextlib.AsyncExitStack() as owned:
         owned.callback(stopping.close)
+        owned.callback(supervisor.close)
         if demo:
             # Imported here: only the demo needs aiohttp and cryptography at start.
             from kproxy.demo import DemoCluster
@@ -96,9 +105,19 @@ async def _serve(
         owned.callback(listener.stop_accepting)
         if config.reload:
             # Before we say that we serve: until it is handled, a SIGHUP ends the process.
-            await owned.enter_async_context(Reloading(config, plan, upstreams, loop, stopping.ask))
+            await owned.enter_async_context(
+                Reloading(config, plan, upstreams, loop, stopping.ask, supervisor)
+            )
         await listener.start(loop)
         announce(listener.name)
+        supervisor.serving(
+            Serving(
+                addresses=(listener.name,),
+                urls=(listener.name,),
+                context=plan.context.name,
+                server=plan.context.cluster.server,
+            )
+        )
         _log.info("server.started", address=listener.name, version=__version__, **facts(upstreams.default))
         upstreams.default.warn_if_ending()
         _warn(config, plan)
@@ -109,6 +128,7 @@ async def _serve(
         gc.collect()
         gc.freeze()
         await stopping.first.wait()
+        supervisor.stopping()
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
         await drain(listener, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")

@@ -33,6 +33,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("folder", "pages"),
     ("app",),
     # The process.
+    ("supervisor",),
+    ("systemd",),
     ("listener", "reload"),
     ("plan", "reloading"),
     ("server",),

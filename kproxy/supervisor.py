@@ -1,0 +1,68 @@
+"""Whoever started kproxy and wants to know how it goes: an init system, or `kproxy start`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Serving:
+    """What is served, and where."""
+
+    addresses: tuple[str, ...]
+    """As the first lines on stdout name them."""
+    urls: tuple[str, ...]
+    """Of the same listeners, in the same order; that of a unix socket is `unix:/path`."""
+    context: str
+    server: str
+
+
+class Supervisor(Protocol):
+    """Is told in the event loop, and must not block it."""
+
+    def serving(self, what: Serving) -> None:
+        """Connections are accepted from now on."""
+
+    def reloading(self) -> None:
+        """Changed settings or kubeconfig files are being read."""
+
+    def reloaded(self) -> None:
+        """They are in force, or the old ones stay."""
+
+    def stopping(self) -> None:
+        """The orderly end has begun."""
+
+    def close(self) -> None:
+        """Nothing more will be told."""
+
+
+class Supervisors:
+    """Tells several; without any it tells nobody."""
+
+    def __init__(self, told: Iterable[Supervisor] = ()) -> None:
+        self._told = tuple(told)
+
+    def serving(self, what: Serving) -> None:
+        for each in self._told:
+            each.serving(what)
+
+    def reloading(self) -> None:
+        for each in self._told:
+            each.reloading()
+
+    def reloaded(self) -> None:
+        for each in self._told:
+            each.reloaded()
+
+    def stopping(self) -> None:
+        for each in self._told:
+            each.stopping()
+
+    def close(self) -> None:
+        for each in self._told:
+            each.close()
+
+
+NOBODY = Supervisors()
