@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kproxy.commands import COMMANDS, Command, Flag, own_flags
-from kproxy.config import OPTIONS, Given, nearest
-from kproxy.options import SWITCH, Option, Unusable
+from kproxy.config import OPTIONS
+from kproxy.options import SWITCH, Option, Unusable, nearest
+from kproxy.settings import Given
 
 IGNORED_FLAGS: Mapping[str, bool] = {
     "--cache-dir": True,

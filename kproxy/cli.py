@@ -14,9 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from kproxy import __version__, arguments
 from kproxy.arguments import CommandLine
 from kproxy.commands import COMMANDS
-from kproxy.config import OPTIONS, Config, Settings, nearest, read
+from kproxy.config import OPTIONS, Config
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.options import Option
+from kproxy.options import Option, nearest
+from kproxy.settings import Settings, read
 
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 EXIT_INTERRUPTED = 130

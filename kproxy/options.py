@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -300,3 +300,11 @@ def options_of(config: type[Any]) -> tuple[Option, ...]:
         Option(**{"field": each.name, "name": each.name, "default": each.default, **each.metadata})
         for each in fields(config)
     )
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` may have been meant to be."""
+    # Imported here: needed only when something is misspelt.
+    from difflib import get_close_matches
+
+    return next(iter(get_close_matches(name, known, n=1, cutoff=0.8)), None)

@@ -12,7 +12,7 @@ from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
 from kproxy.kubecontext import resolve
 from kproxy.kuberc import PluginPolicy, load_plugin_policy
 from kproxy.policy import Policy
-from kproxy.reload import Snapshot, take_snapshot
+from kproxy.snapshot import Snapshot, take_snapshot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,15 +1,14 @@
 """Notice changed files, and nothing else: what they hold and what a change means is for others to know.
 
-Files are looked at by `stat`, which works where notifications do not (network homes, container mounts), sees
-through symlinks (the `..data` swap of Kubernetes volumes) and costs a few microseconds a second.
+Files are looked at by `stat` (snapshot.py), which works where notifications do not (network homes, container
+mounts) and costs a few microseconds a second.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -17,31 +16,12 @@ from queue import SimpleQueue
 from types import TracebackType
 from typing import Self, TypeVar
 
+from kproxy.snapshot import Snapshot, take_snapshot
+
 SETTLE_FRACTION = 0.25
 """Of the period: how long a file must have kept still before its change is told."""
 
 _Result = TypeVar("_Result")
-_State = tuple[str, int, int, int, int, int] | int
-Snapshot = Mapping[Path, _State]
-"""What the files looked like at one time; an absent or unreadable one is looked at as such."""
-
-
-def take_snapshot(paths: Iterable[Path]) -> Snapshot:
-    """Look at files now. Blocks as long as their file systems do."""
-    return {path: _state(path) for path in paths}
-
-
-def _state(path: Path) -> _State:
-    try:
-        found = os.stat(path)
-        # The change time catches what the others cannot: a chmod, and an edit that puts the old time back.
-        times = found.st_mtime_ns, found.st_ctime_ns
-        return os.path.realpath(path), found.st_dev, found.st_ino, found.st_size, *times
-    except OSError as error:
-        return error.errno or -1
-    except ValueError:
-        # A path with a NUL byte names no file.
-        return -1
 
 
 class FileWatcher:

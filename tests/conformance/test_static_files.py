@@ -29,7 +29,7 @@ ODD_NAMES = [
     "a:b.txt",
     "a\\b.txt",
     "caf\u00e9.txt",
-    'q"u\'o`te.txt',
+    "q\"u'o`te.txt",
 ]
 
 

@@ -19,7 +19,8 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("requestinfo", "pathrules", "goregexp", "rules", "policy"),
     ("wire", "framing", "headers", "exchange", "options"),
     ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc"),
-    ("config",),
+    ("snapshot",),
+    ("config", "settings"),
     ("log",),
     # Towards the API server.
     ("tls",),

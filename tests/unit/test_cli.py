@@ -16,8 +16,9 @@ from kproxy import __version__
 from kproxy.arguments import IGNORED_FLAGS, CommandLine, parse
 from kproxy.cli import main
 from kproxy.commands import COMMANDS, Command, own_flags
-from kproxy.config import OPTIONS, Config, load
+from kproxy.config import OPTIONS, Config
 from kproxy.options import SWITCH, Option
+from kproxy.settings import load
 from kproxy.usage import help_text
 from tests.support import secrets
 from tests.support.program import kubeconfig

@@ -13,10 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy import policy
-from kproxy.config import OPTIONS, Config, Given, Settings, load, read
+from kproxy.config import OPTIONS, Config
 from kproxy.errors import ConfigError
 from kproxy.kubeconfig import Overrides
 from kproxy.options import Duration, Option, Unusable
+from kproxy.settings import Given, Settings, load, read
 from tests.support import secrets
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -14,9 +14,10 @@ import yaml
 
 from kproxy.arguments import IGNORED_FLAGS, WISHES
 from kproxy.commands import COMMANDS, own_flags
-from kproxy.config import OPTIONS, Config, Given, read
+from kproxy.config import OPTIONS, Config
 from kproxy.log import EVENTS
 from kproxy.options import Option
+from kproxy.settings import Given, read
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "config.example.yaml"

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.reload import FileWatcher, take_snapshot
+from kproxy.reload import FileWatcher
+from kproxy.snapshot import take_snapshot
 from tests.support.loops import on_both_loops
 
 PERIOD_SECONDS = 0.02

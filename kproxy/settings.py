@@ -1,0 +1,157 @@
+"""How flags, variables and the config file fill the settings.
+
+Precedence: flag, then `KPROXY_*` variable, then config file, then the default on the field.
+All problems are found in one go; each reads `port: expected 0-65535, got 'abc' (config.yaml line 3)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kproxy.config import OPTIONS, Config
+from kproxy.errors import ConfigError
+from kproxy.options import Option, Unusable, nearest
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Given:
+    """A setting as somebody wrote it, and where."""
+
+    option: Option
+    text: str = field(repr=False)
+    origin: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Settings:
+    """What could be understood, and what could not: a setting with a problem has its default here."""
+
+    config: Config
+    origins: Mapping[str, str]
+    """Where each value comes from, by field name; a field that is not here has its default."""
+    problems: tuple[str, ...]
+
+
+def load(flags: Sequence[Given], environ: Mapping[str, str]) -> Config:
+    """The config to run with; raises `ConfigError` with every problem there is."""
+    settings = read(flags, environ)
+    if settings.problems:
+        raise ConfigError(settings.problems)
+    return settings.config
+
+
+def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
+    """The config as far as it can be understood, with the problems beside it."""
+    problems: list[str] = []
+    found = _parse([*_variables(environ, problems), *flags], problems)
+    if "config" in found:
+        path, origin = found["config"]
+        found = {**_read_file(Path(path), origin, problems), **found}
+    config = Config(**{name: value for name, (value, _) in found.items()})
+    origins = {name: origin for name, (_, origin) in found.items()}
+    problems += _conflicts(config, origins)
+    return Settings(config=config, origins=origins, problems=tuple(problems))
+
+
+_Found = dict[str, tuple[Any, str]]
+"""Field name -> its value and where that comes from."""
+
+
+def _parse(givens: Iterable[Given], problems: list[str]) -> _Found:
+    found: _Found = {}
+    for given in givens:
+        option = given.option
+        try:
+            value = option.kind.parse(given.text)
+        except Unusable as unusable:
+            problems.append(f"{option.name}: {unusable} ({given.origin})")
+            continue
+        before = found.get(option.field)
+        if option.kind.repeats and before and before[1] == given.origin:
+            value = (*before[0], *value)
+        found[option.field] = (value, given.origin)
+    return found
+
+
+def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Given]:
+    known = {option.variable: option for option in OPTIONS}
+    for name in sorted(environ):
+        # Kubernetes gives pods KPROXY_PORT=tcp://10.0.0.1:8001 when a Service is named kproxy (service
+        # links), and KPROXY_SERVICE_HOST and more besides.
+        if not name.startswith("KPROXY_") or (name == "KPROXY_PORT" and "://" in environ[name]):
+            continue
+        if name in known:
+            yield Given(option=known[name], text=environ[name], origin=name)
+        elif near := nearest(name.removeprefix("KPROXY_").lower(), (option.name for option in OPTIONS)):
+            problems.append(f"{name}: unknown variable, did you mean KPROXY_{near.upper()}?")
+
+
+def _read_file(path: Path, origin: str, problems: list[str]) -> _Found:
+    # Imported here: most starts have no config file, and --help needs no YAML.
+    import yaml
+
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        problems.append(f"config: cannot read {path}: {error.strerror} ({origin})")
+        return {}
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    try:
+        return _take(loader, path, problems)
+    except yaml.MarkedYAMLError as error:
+        # The mark alone, not the error's text: that quotes the line, which may hold a token.
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        problems.append(f"config: not YAML: {error.problem} ({path.name}{line})")
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        problems.append(f"config: not YAML: {type(error).__name__} ({path.name})")
+    finally:
+        loader.dispose()
+    return {}
+
+
+def _take(loader: Any, path: Path, problems: list[str]) -> _Found:
+    known = {option.name: option for option in OPTIONS if option.in_file}
+    found: _Found = {}
+    node = loader.get_single_node()
+    if node is None or (node.id == "scalar" and not node.value):
+        return found
+    if node.id != "mapping":
+        problems.append(f"config: expected settings such as `port: 8001` ({path.name})")
+        return found
+    for key_node, value_node in node.value:
+        key = str(key_node.value)
+        origin = f"{path.name} line {key_node.start_mark.line + 1}"
+        option = known.get(key)
+        if option is None:
+            near = nearest(key, known)
+            hint = f", did you mean {near}?" if near else ""
+            problems.append(f"{key}: unknown setting{hint} ({origin})")
+            continue
+        if option.field in found:
+            problems.append(f"{key}: given twice ({found[option.field][1]} and {origin})")
+        value = loader.construct_object(value_node, deep=True)
+        if value is None:
+            continue
+        try:
+            found[option.field] = (option.kind.take(value, path.parent), origin)
+        except Unusable as unusable:
+            what = f"expected {option.kind.expected}" if option.secret else unusable
+            problems.append(f"{key}: {what} ({origin})")
+    return found
+
+
+def _conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    # kubectl compares with the default, so that an explicit --port=8001 passes.
+    if config.unix_socket is not None and config.port != 8001:
+        yield (
+            "unix_socket: cannot set --unix-socket and --port at the same time, leave one out "
+            f"({origins['unix_socket']}, {origins['port']})"
+        )
+    if config.www is not None and config.www_prefix == config.api_prefix:
+        yield (
+            f"www_prefix: {config.www_prefix!r} is the path of the API already; "
+            "set another --www-prefix or --api-prefix"
+        )
