@@ -132,6 +132,8 @@ class AccessLog:
         self._queue: deque[Exchange] = deque()
         self._timer: TimerHandle | None = None
         self._lost = 0
+        self.dropped = 0
+        """How many lines were lost, as far as that was told."""
 
     def write(self, exchange: Exchange) -> None:
         """Note a finished exchange; it must not change any more."""
@@ -175,6 +177,7 @@ class AccessLog:
     def _report_lost(self) -> None:
         if not self._output.is_waiting and (count := self._output.take_lost() + self._lost):
             self._lost = 0
+            self.dropped += count
             _log.warning("log.dropped", count=count)
 
 

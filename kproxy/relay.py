@@ -362,6 +362,7 @@ class RelayedRequest:
     def _note_answer(self, head: ResponseHead) -> None:
         exchange = self.downstream.exchange
         exchange.upstream_status = head.status
+        self.upstream.tally.is_failing = False
         audit_id = head.names.get(b"audit-id")
         if audit_id is not None:
             exchange.audit_id = audit_id.decode("latin-1")
@@ -509,6 +510,11 @@ class RelayedRequest:
 
     # -- ends --
 
+    @property
+    def tunnelled_bytes(self) -> tuple[int, int]:
+        """In and out, by the tunnel that runs now; the exchange is told of them at its end."""
+        return self._tunnel.count_bytes if self._tunnel is not None else (0, 0)
+
     def cut_stream(self) -> None:
         """Cut a watch, a followed log or a tunnel that is connected; anything else ends by itself."""
         info = self.downstream.exchange.info
@@ -532,6 +538,8 @@ class RelayedRequest:
     def _fail(self, error: KproxyError) -> None:
         """Answer with the error or, when an answer has begun, cut it so that it cannot look complete."""
         self._end()
+        if error.status > 500:
+            self.upstream.tally.fail(str(error))
         downstream = self.downstream
         downstream.exchange.proxy_error = error.proxy_error
         if downstream.exchange.status and (self._answer is None or self._answer.has_begun):

@@ -40,6 +40,11 @@ class Tunnel:
     def __repr__(self) -> str:
         return f"<Tunnel in={self._downstream.count_bytes} out={self._upstream.count_bytes}>"
 
+    @property
+    def count_bytes(self) -> tuple[int, int]:
+        """What passed so far: from downstream, from upstream."""
+        return self._downstream.count_bytes, self._upstream.count_bytes
+
     def start(self, from_downstream: bytes, from_upstream: bytes) -> None:
         """Pass on what either side had sent before the tunnel stood, then let both flow."""
         if from_upstream:

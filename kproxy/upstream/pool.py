@@ -42,6 +42,11 @@ class Pool:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def idle(self) -> int:
+        """How many wait for a request."""
+        return len(self._idle)
+
     def connection(self) -> UpstreamConnection:
         """A new connection object for the dialer to connect; it counts as open from now on."""
         connection = UpstreamConnection(self.forget, self._explain)

@@ -16,6 +16,7 @@ from kproxy.errors import ConfigError, CredentialError, KproxyError, KubeconfigE
 from kproxy.headers import Impersonation, authorization_block
 from kproxy.kubeconfig import ResolvedContext
 from kproxy.kubecontext import ServerAddress
+from kproxy.metrics import Tally
 from kproxy.tls import client_context
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.dial import Dialer
@@ -44,10 +45,12 @@ class Upstream:
         *,
         appends_server_path: bool,
         cuts_on_rotation: bool,
+        tally: Tally | None = None,
     ) -> None:
         """Raises KubeconfigError when the CA or the client certificate at hand cannot be used."""
         self.context = context
         self.name = context.name
+        self.tally = tally or Tally()
         self.authority = address.authority.encode("latin-1")
         self.base_path = address.path_prefix if appends_server_path else ""
         self.asks_for_gzip = not context.cluster.disable_compression
@@ -86,6 +89,8 @@ class Upstream:
         known = self._credential.certificate if self._credential is not None else None
         if self._is_tls and (self._ssl_context is None or certificate is not known):
             self._renew_ssl_context(certificate)
+        if self._credential is not None and credential is not self._credential:
+            self.tally.renewals += 1
         self._credential = credential
         self._credential_block = authorization_block(credential.authorization if credential else None)
 
@@ -171,6 +176,7 @@ class Upstream:
                 # Our certificate or the authority was renewed in the meantime, perhaps for this reason.
 
     async def _dial(self, ssl_context: ssl.SSLContext | None) -> UpstreamConnection:
+        self.tally.dials += 1
         connection = self._pool.connection()
         connection.opened_with = ssl_context
         try:
@@ -193,6 +199,19 @@ class Upstream:
             connection.close()
 
     # -- its life --
+
+    @property
+    def known_credential(self) -> Credential | None:
+        """The one last used, for who wants to tell of it: unlike `current_credential` this renews nothing."""
+        return self._credential
+
+    @property
+    def open_connections(self) -> int:
+        return len(self._pool)
+
+    @property
+    def idle_connections(self) -> int:
+        return self._pool.idle
 
     def warn_if_ending(self) -> None:
         """Tell once of a credential that has less than a tenth of its life left and was not renewed."""

@@ -21,7 +21,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc"),
     ("snapshot",),
     ("config", "settings"),
-    ("log",),
+    ("log", "metrics", "exposition"),
     # Towards the API server.
     ("tls",),
     ("credentials",),
@@ -44,7 +44,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
 )
 """From the ground up: a module imports from lower rooms, or from its own. `demo` stands beside them all."""
 
-SIBLINGS = {("config", "log"), ("log", "config")}
+SIBLINGS = {("config", "log"), ("log", "config"), ("log", "metrics"), ("metrics", "log")}
 """Rooms at one height, which know nothing of each other."""
 
 PURE = {module for room in ROOMS[:4] for module in room}
@@ -250,6 +250,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     ("add_signal_handler", calls("add_signal_handler"), {"server", "reloading", "demo.__main__"}),
     ("aiohttp", mentions("aiohttp"), {"pages", "demo", "credentials.oidc"}),
     ("cryptography", mentions("cryptography"), {"demo"}),
+    ("prometheus_client", mentions("prometheus_client"), {"exposition"}),
     ("uvloop", mentions("uvloop"), {"server"}),
     ("sys.exit", calls("sys.exit"), {"__main__", "demo.__main__"}),
     ("a task that nobody keeps", is_dropped_task, set()),
