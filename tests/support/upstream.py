@@ -312,28 +312,32 @@ class ByteUpstream:
     async def _serve(self, sock: socket.socket) -> None:
         channel = Channel(sock, self._tls)
         self._channels.add(channel)
-        pump: asyncio.Task[None] | None = None
         try:
             if self._before_handshake is not None:
                 await self._before_handshake(channel)
             await channel.handshake()
-            connection = Connection(channel, len(self.connections), self)
-            self.connections.append(connection)
-            self.changed()
-            pump = asyncio.create_task(connection.pump())
-            await self._converse(connection)
+            await self._talk(channel)
         except (OSError, ssl.SSLError) as error:
             self.handshake_errors.append(repr(error))
         except Exception as error:
             self._errors.append(error)
         finally:
-            if pump is not None:
-                pump.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await pump
             channel.close()
             self._channels.discard(channel)
             self.changed()
+
+    async def _talk(self, channel: Channel) -> None:
+        """What goes on after the handshake, to the end of the connection."""
+        connection = Connection(channel, len(self.connections), self)
+        self.connections.append(connection)
+        self.changed()
+        pump = asyncio.create_task(connection.pump())
+        try:
+            await self._converse(connection)
+        finally:
+            pump.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await pump
 
     async def _converse(self, connection: Connection) -> None:
         with contextlib.suppress(OSError, http1.Truncated):
