@@ -1,24 +1,28 @@
-"""Who answers a request: the guards, then the prefix table (static pages, the API), then the path filters.
+"""Who answers a request: the guards, the context by host or path, then the prefix table (static pages, the
+API), then the path filters.
 
-Everything that only depends on method and target is decided once and remembered in a `Route`.
+Everything that only depends on host, method and target is decided once and remembered in a `Site` and a
+`Route`, until the table of contexts changes.
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import structlog
 
+from kproxy.contexts import label_of, split_path, unknown
 from kproxy.downstream import Downstream
 from kproxy.errors import BadRequest, KproxyError, NotServed
 from kproxy.headers import map_target, quote_target
 from kproxy.policy import Policy
 from kproxy.relay import Relay
 from kproxy.requestinfo import RequestInfo, cleaned_target, parse
-from kproxy.upstream.upstreams import Upstreams
+from kproxy.upstream.upstreams import Seat, Upstreams
 from kproxy.wire import Field, RequestHead
 
 if TYPE_CHECKING:
@@ -34,11 +38,24 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """What was decided for a method and target: refused, or its path behind the API prefix and what it is."""
+    """What was decided for a host, method and target: refused, or whose it is, its path behind the prefixes
+    and what it is about.
+    """
 
+    seat: Seat | None
+    """None when no context was found."""
     refusal: KproxyError | None
     target: str = ""
     info: RequestInfo | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Site:
+    """What a Host stands for; requests of one site share routes. `origin_of` is the context that it is an
+    origin of, None for the names of this machine: they stand for the default context and /clusters/.
+    """
+
+    origin_of: Seat | None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,8 +88,10 @@ class App:
         self._follows_symlinks = follows_symlinks
         self._static_files: StaticFiles | None = None
         self._loop = loop
-        self._routes: dict[tuple[str, str, bool], Route] = {}
-        self._accepted_hosts: set[str] = set()
+        self._table = upstreams.table
+        self._sites: dict[str | None, Site] = {}
+        self._names_of_machine = Site(None)
+        self._routes: dict[tuple[Site, str, str, bool], Route] = {}
 
     def dispatch(self, downstream: Downstream, head: RequestHead) -> None:
         """Answer, relay or refuse the request at hand."""
@@ -88,34 +107,46 @@ class App:
                 downstream.refuse(KproxyError("kproxy failed on this request; its log says more"))
 
     def _dispatch(self, downstream: Downstream, head: RequestHead) -> None:
-        if head.host not in self._accepted_hosts:
-            self._check_host(head.host)
+        table = self._upstreams.table
+        if table is not self._table:
+            self._table = table
+            self._sites.clear()
+            self._routes.clear()
+        site = self._sites.get(head.host)
+        if site is None:
+            site = self._find_site(head.host)
         extra_fields = b""
         names = head.names
         if b"origin" in names or b"sec-fetch-site" in names:
-            extra = self._check_browser(downstream, head)
+            extra = self._check_browser(downstream, head, site)
             if extra is None:
                 return
             extra_fields = extra
-        key = (head.method, head.target, head.is_upgrade)
+        key = (site, head.method, head.target, head.is_upgrade)
         route = self._routes.get(key)
         if route is None:
-            if self._answer_page(downstream, head):
+            found = self._find_route(downstream, head, site)
+            if found is None:
                 return
-            route = self._decide(head)
+            route = found
             self._remember(key, route)
-        upstream = self._upstreams.default
         exchange = downstream.exchange
-        exchange.context = upstream.name
+        seat = route.seat
+        if seat is not None:
+            exchange.context = seat.served.name
         exchange.info = route.info
-        if route.refusal is not None:
-            raise route.refusal
+        if seat is None or route.refusal is not None:
+            assert route.refusal is not None
+            # Not raised: an exception that is kept would keep every frame it was raised through.
+            downstream.refuse(route.refusal)
+            return
+        upstream = seat.upstream or self._upstreams.open(seat)
         base_path = upstream.base_path
         target = map_target(route.target, base_path) if base_path else route.target
         self._relay.begin(downstream, upstream, target, extra_fields)
 
-    def _remember(self, key: tuple[str, str, bool], route: Route) -> None:
-        if len(key[1]) > _MAX_REMEMBERED_TARGET:
+    def _remember(self, key: tuple[Site, str, str, bool], route: Route) -> None:
+        if len(key[2]) > _MAX_REMEMBERED_TARGET:
             return
         if len(self._routes) >= _MAX_ROUTES:
             self._routes.clear()
@@ -123,14 +154,29 @@ class App:
 
     # -- guards --
 
-    def _check_host(self, host: str | None) -> None:
-        denied = self._policy.check_host(host)
-        if denied is not None:
-            raise denied
-        if host is not None and len(self._accepted_hosts) < _MAX_ROUTES:
-            self._accepted_hosts.add(host)
+    def _find_site(self, host: str | None) -> Site:
+        """Whose origin a Host is. Raises Denied and UnknownContext."""
+        table = self._table
+        label = label_of(host) if host is not None else None
+        seat = table.by_slug.get(label) if label is not None else None
+        if seat is not None:
+            # Not a matter of --accept-hosts: nobody can rebind a name below localhost (RFC 6761, 6.3).
+            site = next((each for each in self._sites.values() if each.origin_of is seat), Site(seat))
+        else:
+            if label is not None and label in table.gone:
+                raise unknown(f'context "{table.gone[label]}" is not served any more', table.served)
+            if label is not None and table.has_paths:
+                # Also with --disable-filter: what was meant for one cluster must not reach another.
+                raise unknown(f"Host {_shown(label)}.localhost is the origin of no context", table.served)
+            denied = self._policy.check_host(host)
+            if denied is not None:
+                raise denied
+            site = self._names_of_machine
+        if len(self._sites) < _MAX_ROUTES:
+            self._sites[host] = site
+        return site
 
-    def _check_browser(self, downstream: Downstream, head: RequestHead) -> bytes | None:
+    def _check_browser(self, downstream: Downstream, head: RequestHead, site: Site) -> bytes | None:
         """The CORS lines for the answer; None when it was a preflight, which is answered here."""
         origin = head.text(b"origin")
         denied = self._policy.check_browser(
@@ -141,6 +187,7 @@ class App:
             fetch_mode=head.text(b"sec-fetch-mode"),
             fetch_dest=head.text(b"sec-fetch-dest"),
             is_upgrade=head.is_upgrade,
+            own_pages_only=site.origin_of is not None or self._is_of_context(origin),
         )
         if denied is not None:
             raise denied
@@ -150,6 +197,12 @@ class App:
             self._answer_preflight(downstream, head, origin)
             return None
         return f"Access-Control-Allow-Origin: {origin}\r\nVary: Origin\r\n".encode("latin-1")
+
+    def _is_of_context(self, origin: str | None) -> bool:
+        """Whether a page belongs to the origin of a context: it may not use what other contexts have."""
+        label = label_of(origin.partition("://")[2]) if origin is not None else None
+        table = self._table
+        return label is not None and (table.has_paths or label in table.by_slug or label in table.gone)
 
     def _answer_preflight(self, downstream: Downstream, head: RequestHead, origin: str) -> None:
         """Fetch standard, CORS-preflight: what was asked for is allowed, without credentials mode."""
@@ -169,16 +222,41 @@ class App:
 
     # -- routes --
 
-    def _decide(self, head: RequestHead) -> Route:
+    def _find_route(self, downstream: Downstream, head: RequestHead, site: Site) -> Route | None:
+        """Where the request goes; None when a redirect or a page was the answer. Raises BadRequest."""
+        path = head.target.partition("?")[0]
+        if "%" in path and _bad_escape(path):
+            raise BadRequest("the path has a '%' that two hexadecimal digits do not follow")
+        location = cleaned_target(head.target)
+        if location is not None and head.method != "CONNECT":
+            self._redirect(downstream, head, location)
+            return None
+        table = self._table
+        seat, prefix, target = site.origin_of or table.default, "", head.target
+        # At a context's own origin every path is that context's: a page there asks for no other one.
+        if site.origin_of is None and table.has_paths and (place := split_path(target)) is not None:
+            found = table.seats.get(place.name)
+            if found is None:
+                return Route(None, unknown(f"no context is served at {_shown(place.prefix)}", table.served))
+            seat, prefix, target = found, place.prefix, place.rest
+            if not place.is_complete:
+                self._redirect(downstream, head, prefix + target)
+                return None
+        if self._answer_page(downstream, head, prefix, target):
+            return None
+        return self._decide(head, seat, target)
+
+    def _decide(self, head: RequestHead, seat: Seat, target: str) -> Route:
+        """Judge what is behind the prefix of the context: it leads to no API server but that one's."""
         if head.method in ("CONNECT", "TRACE"):
-            return Route(BadRequest(f"{head.method} is not relayed", 405))
-        target = self._strip(head.target)
-        if target is None:
+            return Route(seat, BadRequest(f"{head.method} is not relayed", 405))
+        stripped = self._strip(target)
+        if stripped is None:
             api = self._prefixes.api
-            return Route(NotServed(f"nothing is served at {_shown(head.target)}; the API is at {api}"))
-        path = target.partition("?")[0]
-        info = parse(head.method, target, is_upgrade=head.is_upgrade)
-        return Route(self._policy.check_request(head.method, path), target, info)
+            return Route(seat, NotServed(f"nothing is served at {_shown(head.target)}; the API is at {api}"))
+        path = stripped.partition("?")[0]
+        info = parse(head.method, stripped, is_upgrade=head.is_upgrade)
+        return Route(seat, self._policy.check_request(head.method, path), stripped, info)
 
     def _strip(self, target: str) -> str | None:
         """The target as the API server knows it, None when it is outside the API prefix."""
@@ -190,21 +268,18 @@ class App:
         # kubectl's rule: a prefix that begins with /api is part of the path, any other only marks it.
         return target if prefix.startswith("/api") else target[len(prefix) - 1 :]
 
-    def _answer_page(self, downstream: Downstream, head: RequestHead) -> bool:
+    def _answer_page(self, downstream: Downstream, head: RequestHead, prefix: str, target: str) -> bool:
         """Answer redirects and static pages. False when the request is for the API."""
-        target = head.target
         path, question, query = target.partition("?")
-        if "%" in path and _bad_escape(path):
-            raise BadRequest("the path has a '%' that two hexadecimal digits do not follow")
-        location = cleaned_target(target)
-        if location is None and path + "/" in (self._prefixes.api, self._prefixes.www):
-            location = path + "/" + question + query
-        if location is not None and head.method != "CONNECT":
-            self._redirect(downstream, head, location)
+        if path + "/" in (self._prefixes.api, self._prefixes.www) and head.method != "CONNECT":
+            self._redirect(downstream, head, f"{prefix}{path}/{question}{query}")
             return True
         www = self._prefixes.www
         if www is None or not path.startswith(www) or (www == "/" and path.startswith(self._prefixes.api)):
             return False
+        if prefix:
+            head = copy(head)
+            head.target = target
         self._serve_static(downstream, head)
         return True
 

@@ -19,6 +19,7 @@ from kproxy.options import (
     Items,
     Kind,
     Name,
+    Names,
     Number,
     Option,
     Patterns,
@@ -66,6 +67,18 @@ class Config:
     append_server_path: bool = option(
         True, "Put the path of the kubeconfig's server before every request, unless it is there already. "
         "kubectl proxy does so only when told.", SERVE, SWITCH,
+    )  # fmt: skip
+    contexts: tuple[str, ...] = option(
+        (), "Contexts to serve, each at http://SLUG.localhost:PORT/ and below /clusters/NAME/. At / is the "
+        "one of --context, else the current-context if it is listed, else the first of the list.",
+        SERVE, Names("NAME,..."),
+    )  # fmt: skip
+    all_contexts: bool = option(
+        False, "Serve every context of the kubeconfig, as --contexts does those it lists.", SERVE, SWITCH
+    )
+    context_idle_seconds: float = option(
+        600.0, "How long a context other than the one at / may be unused before its connections are closed "
+        "and its credential is forgotten; 0 is for ever.", SERVE, _PERIOD, name="context_idle",
     )  # fmt: skip
     www: str | None = option(
         None, "Folder of static files to serve beside the API.", SERVE, FOLDER, short="w"

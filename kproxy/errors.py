@@ -2,10 +2,11 @@
 
     KproxyError                     500 InternalError        proxy_internal_error
     ├── ConfigError                 exit code 2; on reload the old state stays
-    ├── KubeconfigError             exit code 2; on reload the old state stays
+    ├── KubeconfigError             the same; 502 for a context beside the default one
     ├── BadRequest                  400 (or 405, 431, 501, 505 where the RFC says so)
     ├── Denied                      403, names the rule that refused
-    ├── NotServed                   404, no such route or context here
+    ├── NotServed                   404, no such route here
+    │   └── UnknownContext              no such context, or none that is served
     ├── CredentialError             502, never 401/403: clients read those as a verdict on them
     │   ├── ExecPluginError
     │   ├── RefreshError
@@ -52,7 +53,13 @@ class ConfigError(KproxyError):
 
 
 class KubeconfigError(ConfigError):
-    """A kubeconfig cannot be read or used; carries every problem found."""
+    """A kubeconfig cannot be read or used; carries every problem found.
+
+    A request meets it only at a context beside the default one, which is opened when it is asked for.
+    """
+
+    status = 502
+    reason = "BadGateway"
 
 
 class BadRequest(KproxyError):
@@ -80,11 +87,15 @@ class Denied(KproxyError):
 
 
 class NotServed(KproxyError):
-    """No route, page or context of this proxy answers to that path."""
+    """No route or page of this proxy answers to that path."""
 
     status = 404
     reason = "NotFound"
     proxy_error = "destination_not_found"
+
+
+class UnknownContext(NotServed):
+    """A request is for a context that is not served; the message tells which are."""
 
 
 class CredentialError(KproxyError):

@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 EVENTS: Mapping[str, str] = {
     "config.questioned": "A setting works, but is dangerous or probably not meant; `detail` says why.",
+    "context.closed": "Nobody used a context for a while: its connections are closed until somebody does.",
+    "context.opened": "The first request for a context beside the default one has come.",
+    "context.unusable": "A context beside the default one cannot be used, for these `problems`.",
     "credential.ending": "The credential has less than a tenth of its life left, and nothing renews it.",
     "credential.expired": "A new credential has expired already; perhaps a clock is wrong.",
     "credential.refresh_failed": "No new credential could be had; the one in use goes on while it lasts.",

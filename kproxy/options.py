@@ -246,6 +246,28 @@ class Items(Kind):
         return tuple(items)
 
 
+class Names(Kind):
+    """A list of names: text has commas between them, and a flag may come several times; a YAML list is not
+    split, so that a name with a comma has its place there.
+    """
+
+    expected = "names: a list, or text with commas between"
+    repeats = True
+
+    def parse(self, text: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(filter(None, map(str.strip, text.split(",")))))
+
+    def take(self, value: object, folder: Path) -> tuple[str, ...]:
+        if isinstance(value, str):
+            return self.parse(value)
+        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+            raise self.unusable(value)
+        return tuple(dict.fromkeys(value))
+
+    def show(self, value: Any) -> str:
+        return ",".join(value)
+
+
 NAME = Kind("NAME")
 TEXT = Kind("TEXT")
 FILE = FilePath("FILE")

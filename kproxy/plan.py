@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kproxy.config import Config
+from kproxy.contexts import Contexts, select
 from kproxy.errors import ConfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
-from kproxy.kubecontext import resolve
 from kproxy.kuberc import PluginPolicy, load_plugin_policy
 from kproxy.policy import Policy
 from kproxy.snapshot import Snapshot, take_snapshot
@@ -20,10 +20,15 @@ class Plan:
     """All that was read and checked before serving. `seen` is how the kubeconfig files looked before."""
 
     policy: Policy
-    context: ResolvedContext
+    contexts: Contexts
     kubeconfig: KubeConfig
     plugin_policy: PluginPolicy
     seen: Snapshot
+
+    @property
+    def context(self) -> ResolvedContext:
+        """The default one, which is at `/`."""
+        return self.contexts.default
 
 
 def prepare(config: Config) -> Plan:
@@ -51,17 +56,27 @@ def prepare(config: Config) -> Plan:
         problems += error.problems
     if policy is None or plugin_policy is None or found is None:
         raise ConfigError(problems)
-    kubeconfig, context, seen = found
-    return Plan(policy=policy, context=context, kubeconfig=kubeconfig, plugin_policy=plugin_policy, seen=seen)
+    kubeconfig, contexts, seen = found
+    return Plan(
+        policy=policy, contexts=contexts, kubeconfig=kubeconfig, plugin_policy=plugin_policy, seen=seen
+    )
 
 
-def read_kubeconfig(config: Config) -> tuple[KubeConfig, ResolvedContext, Snapshot]:
+def read_kubeconfig(config: Config, *, is_reload: bool = False) -> tuple[KubeConfig, Contexts, Snapshot]:
+    """Raises KubeconfigError. On a reload, contexts that --contexts names may be gone."""
     overrides = config.overrides()
     sources = locate(overrides.kubeconfig, os.environ)
     seen = take_snapshot(sources.paths)
     kubeconfig = load(sources)
-    context = resolve(kubeconfig, overrides, os.environ)
-    return kubeconfig, context, {**seen, **take_snapshot(authority_paths(context))}
+    contexts = select(
+        kubeconfig,
+        overrides,
+        os.environ,
+        names=config.contexts,
+        takes_all=config.all_contexts,
+        may_lack=is_reload,
+    )
+    return kubeconfig, contexts, {**seen, **take_snapshot(authority_paths(contexts.default))}
 
 
 def authority_paths(context: ResolvedContext) -> tuple[Path, ...]:

@@ -109,17 +109,21 @@ class Policy:
         fetch_mode: str | None,
         fetch_dest: str | None,
         is_upgrade: bool,
+        own_pages_only: bool = False,
     ) -> Denied | None:
         """Refuse what a page of another site asks for. On also with --disable-filter.
+
+        With `own_pages_only` pages of other accepted hosts and ports are refused, too.
 
         Programs that are no browsers send neither Origin nor Sec-Fetch-Site, and pass. A link or a typed
         address passes as well: a GET for the whole window, whose answer the other site cannot read.
         """
-        if origin is not None and not self._accepts_origin(origin, host):
+        if origin is not None and not self._accepts_origin(origin, host, own_pages_only):
             return _denied(
                 self.accept_origins, f"pages of {_shown(origin)} may not use this proxy{self._way_in(origin)}"
             )
-        if fetch_site is None or fetch_site.strip().lower() in {"none", "same-origin", "same-site"}:
+        near = {"none", "same-origin"} if own_pages_only else {"none", "same-origin", "same-site"}
+        if fetch_site is None or fetch_site.strip().lower() in near:
             return None
         if origin is not None and self.allows_origin(origin):
             return None
@@ -213,13 +217,13 @@ class Policy:
             found += rules.doubts()
         return tuple(found)
 
-    def _accepts_origin(self, origin: str, host: str | None) -> bool:
+    def _accepts_origin(self, origin: str, host: str | None, own_pages_only: bool) -> bool:
         if self.allows_origin(origin):
             return True
         parts = _ORIGIN.fullmatch(origin.lower())
         if parts is None or parts[1] not in _DEFAULT_PORTS:
             return False  # null, two origins, an extension: nothing a host list could speak for
-        if _match_host(self.origin_hosts, parts[2]):
+        if not own_pages_only and _match_host(self.origin_hosts, parts[2]):
             return True
         authority = _authority(host) if host is not None else None
         default_port = _DEFAULT_PORTS[parts[1]]

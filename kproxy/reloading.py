@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import structlog
@@ -62,7 +63,8 @@ class Reloading:
             await asyncio.wait([self._task])
 
     def _watched_paths(self) -> tuple[Path, ...]:
-        return (*self._paths, *authority_paths(self._upstreams.default.context))
+        opened = [authority_paths(upstream.context) for upstream in self._upstreams.opened()]
+        return tuple(dict.fromkeys(chain(self._paths, *opened)))
 
     def _hung_up(self) -> None:
         if self._ends_with_terminal and not _has_terminal():
@@ -88,8 +90,10 @@ class Reloading:
     async def _apply(self) -> None:
         try:
             # A network home may hang, and a large kubeconfig takes its time: the streams go on meanwhile.
-            kubeconfig, context, _ = await in_daemon_thread(lambda: read_kubeconfig(self._config))
-            is_changed = self._upstreams.apply(context)
+            kubeconfig, contexts, _ = await in_daemon_thread(
+                lambda: read_kubeconfig(self._config, is_reload=True)
+            )
+            is_changed = self._upstreams.apply(contexts)
         except ConfigError as error:
             if error.problems != self._said:
                 self._said = error.problems
@@ -101,8 +105,14 @@ class Reloading:
         is_mended = bool(self._said)
         self._said = ()
         if is_changed or is_mended:
-            _log.info("kubeconfig.reloaded", **facts(self._upstreams.default))
+            _log.info("kubeconfig.reloaded", **facts_of_all(self._upstreams))
             self._upstreams.default.warn_if_ending()
+
+
+def facts_of_all(upstreams: Upstreams) -> dict[str, object]:
+    """The facts of the default context, and which contexts are served beside it."""
+    names = [served.name for served in upstreams.served]
+    return {**facts(upstreams.default), **({"contexts": names} if upstreams.table.has_paths else {})}
 
 
 def facts(upstream: Upstream) -> dict[str, object]:

@@ -32,7 +32,7 @@ from kproxy.log import AccessLog, Output, configure
 from kproxy.plan import Plan, prepare
 from kproxy.policy import Policy
 from kproxy.relay import Relay
-from kproxy.reloading import Reloading, facts
+from kproxy.reloading import Reloading, facts_of_all
 from kproxy.supervisor import NOBODY, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import proxy_for
@@ -93,7 +93,9 @@ async def _serve(
         plan = prepare(config)
         upstreams = Upstreams(
             lambda context: open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop),
-            plan.context,
+            plan.contexts,
+            loop,
+            idle_seconds=config.context_idle_seconds,
         )
         owned.push_async_callback(upstreams.close)
         relay = Relay(loop)
@@ -118,7 +120,7 @@ async def _serve(
                 server=plan.context.cluster.server,
             )
         )
-        _log.info("server.started", address=listener.name, version=__version__, **facts(upstreams.default))
+        _log.info("server.started", address=listener.name, version=__version__, **facts_of_all(upstreams))
         upstreams.default.warn_if_ending()
         _warn(config, plan)
         if config.www:

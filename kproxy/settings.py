@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from kproxy.config import OPTIONS, Config
+from kproxy.contexts import CLUSTERS
 from kproxy.errors import ConfigError
 from kproxy.options import Option, Unusable, nearest
 
@@ -150,8 +151,36 @@ def _conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
             "unix_socket: cannot set --unix-socket and --port at the same time, leave one out "
             f"({origins['unix_socket']}, {origins['port']})"
         )
+    yield from _context_conflicts(config, origins)
     if config.www is not None and config.www_prefix == config.api_prefix:
         yield (
             f"www_prefix: {config.www_prefix!r} is the path of the API already; "
             "set another --www-prefix or --api-prefix"
         )
+
+
+_OF_ONE_CLUSTER = (
+    "cluster", "user", "server", "tls_server_name", "certificate_authority", "insecure_skip_tls_verify",
+    "client_certificate", "client_key", "token", "username", "password",
+)  # fmt: skip
+
+
+def _context_conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
+    if not config.contexts and not config.all_contexts:
+        return
+    if config.contexts and config.all_contexts:
+        yield (
+            "contexts: --all-contexts serves these and all others; leave one of the two out "
+            f"({origins['contexts']}, {origins['all_contexts']})"
+        )
+    for name in _OF_ONE_CLUSTER:
+        if getattr(config, name):
+            # A token for one cluster would be shown to all of them.
+            yield (
+                f"{name}: it is for one cluster and would count for each of several contexts; "
+                f"write it into the kubeconfig ({origins[name]})"
+            )
+    prefixes = {"api_prefix": config.api_prefix, "www_prefix": config.www_prefix if config.www else "/"}
+    for name, prefix in prefixes.items():
+        if prefix.startswith(CLUSTERS):
+            yield f"{name}: the contexts are below {CLUSTERS}; set another prefix ({origins[name]})"

@@ -67,6 +67,8 @@ class Upstream:
         self._loop = loop
         self._pool = Pool(loop, self._explain)
         self._running: set[Running] = set()
+        self.entered = 0
+        """How many requests have begun here: who sees it stand still knows of nobody's use."""
         self._on_retired: Callable[[Upstream], None] | None = None
         self._retirement: asyncio.Task[None] | None = None
         self._cuts_on_rotation = cuts_on_rotation
@@ -213,6 +215,11 @@ class Upstream:
     def idle_connections(self) -> int:
         return self._pool.idle
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether a request runs here, be it a watch or a tunnel."""
+        return bool(self._running)
+
     def warn_if_ending(self) -> None:
         """Tell once of a credential that has less than a tenth of its life left and was not renewed."""
         credential = self._credential
@@ -228,6 +235,7 @@ class Upstream:
     def enter(self, request: Running) -> None:
         """A request begins that may use this upstream until it leaves."""
         self._running.add(request)
+        self.entered += 1
 
     def leave(self, request: Running) -> None:
         """Idempotent."""

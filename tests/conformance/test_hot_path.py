@@ -16,6 +16,7 @@ import pytest
 
 import kproxy
 from kproxy.config import Config
+from kproxy.contexts import only
 from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
 from kproxy.kuberc import ALLOW_ALL
 from kproxy.listener import Listener, bind_tcp
@@ -84,7 +85,7 @@ async def test_a_relayed_request_costs_few_calls(tmp_path: Path) -> None:
         )
         config = Config()
         upstreams = Upstreams(
-            lambda each: open_upstream(each, KubeConfig(), ALLOW_ALL, config, loop), context
+            lambda each: open_upstream(each, KubeConfig(), ALLOW_ALL, config, loop), only(context), loop
         )
         access_log = AccessLog(configure("json", 0, log), loop)
         app = open_app(config, prepare_policy(config), upstreams, Relay(loop), loop)

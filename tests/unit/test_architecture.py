@@ -18,7 +18,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     # Pure: values and decisions, no event loop, no sockets.
     ("requestinfo", "pathrules", "goregexp", "rules", "policy"),
     ("wire", "framing", "headers", "exchange", "options"),
-    ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc"),
+    ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc", "contexts"),
     ("snapshot",),
     ("config", "settings"),
     ("log", "metrics", "exposition"),

@@ -13,6 +13,7 @@ from typing import cast
 
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
+from kproxy.contexts import only
 from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
 from kproxy.kuberc import PluginPolicy
 from kproxy.listener import Listener, bind_tcp
@@ -212,7 +213,9 @@ class Lane:
             user=User(name="fuzz"),
         )
         upstreams = Upstreams(
-            lambda wanted: open_upstream(wanted, KubeConfig(), PluginPolicy(), Config(), self.loop), context
+            lambda wanted: open_upstream(wanted, KubeConfig(), PluginPolicy(), Config(), self.loop),
+            only(context),
+            self.loop,
         )
         self._relay = Relay(self.loop)
         app = App(
