@@ -8,10 +8,10 @@
 #         -v "$HOME/.kube/config:/home/kproxy/.kube/config:ro" kproxy
 #
 # In a network of its own nobody outside of the container can reach 127.0.0.1, so listening wider must be asked
-# for. Whoever reaches the port acts with your credentials: publish it on the host's loopback only.
+# for, twice: whoever reaches the port acts with your credentials. Publish it on the host's loopback only.
 #
 #     docker run --rm -p 127.0.0.1:8001:8001 --user="$(id -u)" \
-#         -v "$HOME/.kube/config:/home/kproxy/.kube/config:ro" kproxy --address=0.0.0.0
+#         -v "$HOME/.kube/config:/home/kproxy/.kube/config:ro" kproxy --address=0.0.0.0 --unsafe-listen
 #
 # `--user` is for kubeconfigs that only their owner may read. The image runs with --read-only, too.
 # A kubeconfig that names files or an exec plugin needs those in the container as well.

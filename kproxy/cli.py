@@ -164,7 +164,7 @@ def _rehearse(config: Config) -> list[str]:
         return credential.kind if credential else "fetched with the first request"
 
     warnings = (
-        *policy.warnings(has_unix_socket=config.unix_socket is not None),
+        *policy.warnings(has_unix_socket=config.has_only_unix_sockets),
         *warnings_for(context, append_server_path=config.append_server_path),
     )
     return [
@@ -175,9 +175,7 @@ def _rehearse(config: Config) -> list[str]:
 
 def _yaml(option: Option, value: object) -> str:
     """The value as the config file would hold it; JSON is YAML."""
-    if value is None or isinstance(value, bool | int | tuple):
-        return json.dumps(value)
-    return json.dumps(option.show(value))
+    return json.dumps("[hidden]" if option.secret and value else option.kind.plain(value))
 
 
 def _refuse(problems: Sequence[str]) -> int:

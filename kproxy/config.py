@@ -6,6 +6,17 @@ from dataclasses import dataclass, fields
 
 from kproxy.goregexp import compile_go
 from kproxy.kubeconfig import Overrides
+from kproxy.listening import (
+    ADDRESS,
+    DEFAULT_ADDRESS,
+    DEFAULT_PORT,
+    LISTENERS,
+    MODE,
+    OWNER,
+    PORT,
+    ListenerConfig,
+    completed,
+)
 from kproxy.options import (
     FILE,
     FOLDER,
@@ -18,7 +29,6 @@ from kproxy.options import (
     Duration,
     Items,
     Kind,
-    Name,
     Names,
     Number,
     Option,
@@ -50,16 +60,31 @@ _SPAN = Duration(0.001, "a duration above zero, such as 30s or 1m30s")
 class Config:
     """The settings in force. Empty text never occurs: what is not given is None."""
 
-    port: int = option(8001, "Port to listen on; 0 picks a free one.", LISTEN, Number(0, 65535), short="p")
+    port: int = option(DEFAULT_PORT, "Port to listen on; 0 picks a free one.", LISTEN, PORT, short="p")
     address: str = option(
-        "127.0.0.1",
-        "IP address or host name to listen on. Whoever can reach it acts with your credentials.",
-        LISTEN,
-        Name("ADDRESS", "an IP address or host name (0.0.0.0 and :: are all interfaces)"),
-    )
+        DEFAULT_ADDRESS, "IP address or host name to listen on. Whoever can reach it acts with your "
+        "credentials; one that other machines can reach needs --unsafe-listen.", LISTEN, ADDRESS,
+    )  # fmt: skip
     unix_socket: str | None = option(
         None, "Unix socket to listen on instead of a port.", LISTEN, FILE, short="u"
     )
+    unix_socket_mode: int | None = option(
+        None, "Permissions of unix sockets, such as 0660; otherwise 0700. Whoever may write to one acts with "
+        "your credentials.", LISTEN, MODE,
+    )  # fmt: skip
+    unix_socket_owner: str | None = option(
+        None, "User and group that unix sockets are given to; only root can give to another user.", LISTEN,
+        OWNER,
+    )  # fmt: skip
+    listeners: tuple[ListenerConfig, ...] = option(
+        (), "Where else to listen: ADDRESS:PORT, [IPv6]:PORT, unix:PATH or fd:N for a passed socket; may be "
+        "given several times. Alone it takes the place of --port, --address and --unix-socket.", LISTEN,
+        LISTENERS, flag_name="listen",
+    )  # fmt: skip
+    unsafe_listen: bool = option(
+        False, "Listen where other machines can reach kproxy, although it cannot tell its callers apart.",
+        LISTEN, SWITCH,
+    )  # fmt: skip
     api_prefix: str = option(
         "/", "Path prefix of the Kubernetes API. One that starts with /api is kept, any other is taken off "
         "before the API server sees the path.", SERVE, PREFIX,
@@ -203,6 +228,21 @@ class Config:
         None, "Config file: the same settings in YAML, with underscores for dashes.", RUNNING, FILE,
         in_file=False,
     )  # fmt: skip
+
+    def first_listener(self) -> ListenerConfig:
+        """The one that --port, --address and --unix-socket make, as in kubectl."""
+        return ListenerConfig(address=self.address, port=self.port, unix_socket=self.unix_socket)
+
+    def listener_configs(self) -> tuple[ListenerConfig, ...]:
+        """Every listener, with what it does not say itself taken from the settings for all."""
+        return tuple(
+            completed(each, mode=self.unix_socket_mode, owner=self.unix_socket_owner)
+            for each in self.listeners or (self.first_listener(),)
+        )
+
+    @property
+    def has_only_unix_sockets(self) -> bool:
+        return all(each.unix_socket is not None for each in self.listener_configs())
 
     def overrides(self) -> Overrides:
         """What replaces fields of the kubeconfig."""

@@ -79,6 +79,9 @@ class Listener(Protocol):
     """What a connection needs of the listener that accepted it."""
 
     name: str
+    is_local: bool
+    """Whether only programs of this machine reach it: on a loopback address or a unix socket."""
+    is_tls: bool
     connections: set[Downstream]
 
     def dispatch(self, downstream: Downstream, head: RequestHead) -> None:
@@ -102,7 +105,6 @@ class Downstream(asyncio.Protocol):
         "_is_lingering",
         "_is_read_paused",
         "_lingers",
-        "_listener",
         "_look_out",
         "_loop",
         "_raw_head",
@@ -114,6 +116,7 @@ class Downstream(asyncio.Protocol):
         "forwarded",
         "head",
         "is_write_paused",
+        "listener",
         "transport",
     )
 
@@ -123,7 +126,7 @@ class Downstream(asyncio.Protocol):
     """For who relays: what was made of the last head, to be used again when the next is the same object."""
 
     def __init__(self, listener: Listener, loop: asyncio.AbstractEventLoop) -> None:
-        self._listener = listener
+        self.listener = listener
         self._loop = loop
         self._buffer = b""
         self._raw_head: bytes | None = None
@@ -155,15 +158,19 @@ class Downstream(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not inherit from asyncio's.
         self.transport = cast("asyncio.Transport", transport)
-        self._listener.connections.add(self)
+        self.listener.connections.add(self)
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
-            self.client = f"{peer[0]}:{peer[1]}"
-            self.client_address = peer[0].encode("ascii")
+            host, port = peer[:2]
+            if host.startswith("::ffff:") and "." in host:
+                # An IPv4 client of a listener on `::`; Go tells its address as what it is, too.
+                host = host[7:]
+            self.client = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            self.client_address = host.encode("ascii")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._listener.connections.discard(self)
+        self.listener.connections.discard(self)
         self._cancel_timer()
         self._end_look_out()
         self._buffer = b""
@@ -253,7 +260,7 @@ class Downstream(asyncio.Protocol):
         self._buffer = buffer[end + 4 :]
         self._has_skipped_line = False
         self.head = head
-        self.exchange = Exchange(head.method, head.path, self.client, self._listener.name)
+        self.exchange = Exchange(head.method, head.path, self.client, self.listener.name)
         if not head.keep_alive:
             self._closes = True
         if head.is_chunked:
@@ -263,7 +270,7 @@ class Downstream(asyncio.Protocol):
         # Until dispatch names another: whoever answers at once wants nothing of the body.
         self._handler = _DISCARD
         self._discarded_bytes = 0
-        self._listener.dispatch(self, head)
+        self.listener.dispatch(self, head)
         if self._body is not None and self._buffer:
             data, self._buffer = self._buffer, b""
             self._buffer = self._feed_body(data) + self._buffer
@@ -310,7 +317,7 @@ class Downstream(asyncio.Protocol):
 
     def _reject(self, error: BadRequest) -> None:
         """Answer a head that could not be read. Nothing after it can be trusted."""
-        self.exchange = Exchange("", "", self.client, self._listener.name)
+        self.exchange = Exchange("", "", self.client, self.listener.name)
         self._closes = self._lingers = True
         self._buffer = b""
         self._handler = _DISCARD
@@ -420,7 +427,7 @@ class Downstream(asyncio.Protocol):
         self._handler = None
         self._task = None
         self.exchange.finished_at = monotonic()
-        self._listener.finished(self.exchange)
+        self.listener.finished(self.exchange)
         if self.transport is None:
             return
         if self._is_eof:
@@ -475,7 +482,7 @@ class Downstream(asyncio.Protocol):
         self._handler = None
         self._cancel_timer()
         self._end_look_out()
-        self._listener.connections.discard(self)
+        self.listener.connections.discard(self)
         return transport, early
 
     def close_when_idle(self) -> None:

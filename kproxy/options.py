@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+Problem = tuple[tuple[int | str, ...], str]
+"""Where within a setting's value something is wrong, as `(0, "port")` for `[0].port`, and what."""
+
 
 class Unusable(ValueError):
-    """A value that is none of its setting; the text reads on after `port: `."""
+    """A value that is none of its setting; the text of a problem reads on after `port: `.
+
+    A value that is made of others may have several, each with its place.
+    """
+
+    def __init__(self, text: str, problems: Sequence[Problem] = ()) -> None:
+        super().__init__(text)
+        self.problems: tuple[Problem, ...] = tuple(problems) or (((), text),)
 
 
 class Kind:
@@ -40,6 +50,14 @@ class Kind:
     def show(self, value: Any) -> str:
         """The value as a flag would spell it."""
         return "" if value is None else str(value)
+
+    def plain(self, value: Any) -> object:
+        """The value as JSON, and so YAML, has it."""
+        return value if value is None or isinstance(value, bool | int | tuple) else self.show(value)
+
+    def join(self, first: Any, second: Any) -> Any:
+        """What a flag means that was given twice, where `repeats` is set."""
+        return (*first, *second)
 
     def unusable(self, value: object) -> Unusable:
         shown = repr(value)
@@ -291,10 +309,12 @@ class Option:
     short: str = ""
     secret: bool = False
     in_file: bool = True
+    flag_name: str = ""
+    """Where the flag is not called as the key is: a flag names one of what the file lists."""
 
     @property
     def flag(self) -> str:
-        return "--" + self.name.replace("_", "-")
+        return "--" + (self.flag_name or self.name).replace("_", "-")
 
     @property
     def variable(self) -> str:

@@ -13,7 +13,7 @@ import gc
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -24,10 +24,11 @@ from kproxy import __version__
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
 from kproxy.credentials import open_source
+from kproxy.downstream import Downstream
 from kproxy.kubeconfig import KubeConfig, ResolvedContext
 from kproxy.kubecontext import server_address, warnings_for
 from kproxy.kuberc import PluginPolicy
-from kproxy.listener import Listener, bind_tcp, bind_unix
+from kproxy.listener import Listener, bind
 from kproxy.log import AccessLog, Output, configure
 from kproxy.plan import Plan, prepare
 from kproxy.policy import Policy
@@ -102,27 +103,27 @@ async def _serve(
         app = open_app(config, plan.policy, upstreams, relay, loop)
         access_log = AccessLog(output, loop)
         owned.callback(access_log.close)
-        bound = bind_unix(config.unix_socket) if config.unix_socket else bind_tcp(config.address, config.port)
-        listener = Listener(bound, app.dispatch, access_log.write)
-        owned.callback(listener.stop_accepting)
+        listeners = open_listeners(config, app, access_log, owned)
         if config.reload:
             # Before we say that we serve: until it is handled, a SIGHUP ends the process.
             await owned.enter_async_context(
                 Reloading(config, plan, upstreams, loop, stopping.ask, supervisor)
             )
-        await listener.start(loop)
-        announce(listener.name)
+        for listener in listeners:
+            await listener.start(loop)
+        for listener in listeners:
+            announce(listener.name)
         supervisor.serving(
             Serving(
-                addresses=(listener.name,),
-                urls=(listener.name,),
+                addresses=tuple(listener.name for listener in listeners),
+                urls=tuple(listener.url for listener in listeners),
                 context=plan.context.name,
                 server=plan.context.cluster.server,
             )
         )
-        _log.info("server.started", address=listener.name, version=__version__, **facts_of_all(upstreams))
+        _log.info("server.started", **_places(listeners), version=__version__, **facts_of_all(upstreams))
         upstreams.default.warn_if_ending()
-        _warn(config, plan)
+        _warn(config, plan, listeners)
         if config.www:
             # After the start and before the first page: the import would hold up every stream for 0.2 s.
             import_module("kproxy.pages")
@@ -132,7 +133,7 @@ async def _serve(
         await stopping.first.wait()
         supervisor.stopping()
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
-        await drain(listener, relay, stopping, config.grace_period_seconds)
+        await drain(listeners, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")
     return 0
 
@@ -193,9 +194,34 @@ def open_app(
     )
 
 
-def _warn(config: Config, plan: Plan) -> None:
+def open_listeners(
+    config: Config, app: App, access_log: AccessLog, owned: contextlib.AsyncExitStack
+) -> tuple[Listener, ...]:
+    """All sockets bound, or none: `owned` closes them again. Raises ConfigError or ListenError."""
+    opened = []
+    for each in config.listener_configs():
+        for bound in bind(each, is_exposed_allowed=config.unsafe_listen):
+            listener = Listener(bound.socket, app.dispatch, access_log.write, file=bound.file)
+            owned.callback(listener.stop_accepting)
+            opened.append(listener)
+    return tuple(opened)
+
+
+def _places(listeners: Sequence[Listener]) -> dict[str, object]:
+    first, *others = (listener.name for listener in listeners)
+    return {"address": first, "also": others} if others else {"address": first}
+
+
+def _connections(listeners: Iterable[Listener]) -> list[Downstream]:
+    return [downstream for listener in listeners for downstream in listener.connections]
+
+
+def _warn(config: Config, plan: Plan, listeners: Iterable[Listener]) -> None:
+    for listener in listeners:
+        if not listener.is_local:
+            _log.warning("listener.exposed", address=listener.name, tls=listener.is_tls)
     for warning in (
-        *plan.policy.warnings(has_unix_socket=config.unix_socket is not None),
+        *plan.policy.warnings(has_unix_socket=config.has_only_unix_sockets),
         *warnings_for(plan.context, append_server_path=config.append_server_path),
         *_www_warnings(config.www),
     ):
@@ -230,11 +256,14 @@ class _Stopping:
             self._loop.remove_signal_handler(number)
 
 
-async def drain(listener: Listener, relay: Relay, stopping: _Stopping, grace_seconds: float) -> None:
-    """End all connections of the listener: tidily what ends by itself in time, the rest at once."""
-    listener.stop_accepting()
+async def drain(
+    listeners: Sequence[Listener], relay: Relay, stopping: _Stopping, grace_seconds: float
+) -> None:
+    """End all connections of the listeners: tidily what ends by itself in time, the rest at once."""
+    for listener in listeners:
+        listener.stop_accepting()
     relay.is_draining = True
-    for downstream in list(listener.connections):
+    for downstream in _connections(listeners):
         downstream.close_when_idle()
     deadline = asyncio.get_running_loop().time() + grace_seconds
     while relay.has_short_requests():
@@ -248,7 +277,7 @@ async def drain(listener: Listener, relay: Relay, stopping: _Stopping, grace_sec
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)
     relay.abort()
-    for downstream in list(listener.connections):
+    for downstream in _connections(listeners):
         downstream.abort()
     # Aborted transports tell their protocols in the next rounds of the loop.
     for _ in range(3):

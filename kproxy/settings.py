@@ -7,13 +7,14 @@ All problems are found in one go; each reads `port: expected 0-65535, got 'abc' 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from kproxy.config import OPTIONS, Config
 from kproxy.contexts import CLUSTERS
 from kproxy.errors import ConfigError
+from kproxy.listening import problems_among
 from kproxy.options import Option, Unusable, nearest
 
 
@@ -47,11 +48,14 @@ def load(flags: Sequence[Given], environ: Mapping[str, str]) -> Config:
 def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
     """The config as far as it can be understood, with the problems beside it."""
     problems: list[str] = []
-    found = _parse([*_variables(environ, problems), *flags], problems)
+    layers = [_parse(_variables(environ, problems), problems), _parse(flags, problems)]
+    found = _merge(layers)
     if "config" in found:
         path, origin = found["config"]
-        found = {**_read_file(Path(path), origin, problems), **found}
+        found = _merge([_read_file(Path(path), origin, problems), *layers])
     config = Config(**{name: value for name, (value, _) in found.items()})
+    if config.listeners and not _ONE_LISTENER.isdisjoint(found):
+        config = replace(config, listeners=(config.first_listener(), *config.listeners))
     origins = {name: origin for name, (_, origin) in found.items()}
     problems += _conflicts(config, origins)
     return Settings(config=config, origins=origins, problems=tuple(problems))
@@ -61,6 +65,23 @@ _Found = dict[str, tuple[Any, str]]
 """Field name -> its value and where that comes from."""
 
 
+_ONE_LISTENER = {"port", "address", "unix_socket"}
+
+
+def _merge(layers: Iterable[_Found]) -> _Found:
+    """The layers as one, the last wins. Where to listen is one question, which one layer answers:
+    `--port` takes the place of the file's `listeners`, and `--listen` that of its `port`.
+    """
+    merged: _Found = {}
+    for layer in layers:
+        if "listeners" in layer:
+            merged = {name: found for name, found in merged.items() if name not in _ONE_LISTENER}
+        elif not _ONE_LISTENER.isdisjoint(layer):
+            merged.pop("listeners", None)
+        merged |= layer
+    return merged
+
+
 def _parse(givens: Iterable[Given], problems: list[str]) -> _Found:
     found: _Found = {}
     for given in givens:
@@ -68,11 +89,11 @@ def _parse(givens: Iterable[Given], problems: list[str]) -> _Found:
         try:
             value = option.kind.parse(given.text)
         except Unusable as unusable:
-            problems.append(f"{option.name}: {unusable} ({given.origin})")
+            problems += (f"{option.name}: {text} ({given.origin})" for _, text in unusable.problems)
             continue
         before = found.get(option.field)
         if option.kind.repeats and before and before[1] == given.origin:
-            value = (*before[0], *value)
+            value = option.kind.join(before[0], value)
         found[option.field] = (value, given.origin)
     return found
 
@@ -139,9 +160,27 @@ def _take(loader: Any, path: Path, problems: list[str]) -> _Found:
         try:
             found[option.field] = (option.kind.take(value, path.parent), origin)
         except Unusable as unusable:
-            what = f"expected {option.kind.expected}" if option.secret else unusable
-            problems.append(f"{key}: {what} ({origin})")
+            for place, text in unusable.problems:
+                what = f"expected {option.kind.expected}" if option.secret else text
+                line = _line_of(value_node, place, key_node)
+                problems.append(f"{key}{_spelt(place)}: {what} ({path.name} line {line})")
     return found
+
+
+def _line_of(node: Any, place: Sequence[int | str], last: Any) -> int:
+    """The line of the key or entry at `place` below a YAML node; as deep as it goes."""
+    for step in place:
+        if isinstance(step, int):
+            node = last = node.value[step]
+        else:
+            last, node = next((pair for pair in node.value if pair[0].value == step), (last, node))
+    line: int = last.start_mark.line + 1
+    return line
+
+
+def _spelt(place: Iterable[int | str]) -> str:
+    """`[0].port`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
 
 
 def _conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
@@ -152,6 +191,9 @@ def _conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
             f"({origins['unix_socket']}, {origins['port']})"
         )
     yield from _context_conflicts(config, origins)
+    for label, problem in problems_among(config.listener_configs(), is_exposed_allowed=config.unsafe_listen):
+        origin = origins.get(label.partition("[")[0])
+        yield f"{label}: {problem}" + (f" ({origin})" if origin else "")
     if config.www is not None and config.www_prefix == config.api_prefix:
         yield (
             f"www_prefix: {config.www_prefix!r} is the path of the API already; "

@@ -122,7 +122,7 @@ def test_a_port_in_use_is_one_clear_line(config: Path, used_port: int) -> None:
 
 def test_an_address_of_another_machine_is_one_clear_line(config: Path) -> None:
     """192.0.2.0/24 is nobody's (RFC 5737)."""
-    program = refused("--port=0", "--address=192.0.2.1", f"--kubeconfig={config}")
+    program = refused("--port=0", "--address=192.0.2.1", "--unsafe-listen", f"--kubeconfig={config}")
     assert program.exit_code == 1
     (line,) = program.stderr.splitlines()
     assert "192.0.2.1" in line

@@ -17,7 +17,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     # Pure: values and decisions, no event loop, no sockets.
     ("requestinfo", "pathrules", "goregexp", "rules", "policy"),
-    ("wire", "framing", "headers", "exchange", "options"),
+    ("wire", "framing", "headers", "exchange", "options", "listening"),
     ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc", "contexts"),
     ("snapshot",),
     ("config", "settings"),
@@ -36,7 +36,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     # The process.
     ("supervisor",),
     ("systemd",),
-    ("listener", "reload"),
+    ("portholder", "listener", "reload"),
     ("plan", "reloading"),
     ("server",),
     ("commands", "arguments", "usage", "cli"),
