@@ -15,7 +15,8 @@ from kproxy import __version__, arguments
 from kproxy.arguments import CommandLine
 from kproxy.commands import COMMANDS
 from kproxy.config import OPTIONS, Config
-from kproxy.errors import ConfigError, KproxyError
+from kproxy.errors import ConfigError, KproxyError, KubeconfigError
+from kproxy.kubeconfig import ResolvedContext
 from kproxy.options import Option, nearest
 from kproxy.settings import Settings, read
 
@@ -152,9 +153,10 @@ def _rehearse(config: Config) -> list[str]:
     from kproxy.server import open_upstream
 
     plan = prepare(config)
-    context, policy = plan.context, plan.policy
+    contexts, policy = plan.contexts, plan.policy
+    warnings = [*policy.warnings(has_unix_socket=config.has_only_unix_sockets)]
 
-    async def credential_kind() -> str:
+    async def credential_kind(context: ResolvedContext) -> str:
         loop = asyncio.get_running_loop()
         upstream = open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop)
         try:
@@ -163,14 +165,22 @@ def _rehearse(config: Config) -> list[str]:
             await upstream.close()
         return credential.kind if credential else "fetched with the first request"
 
-    warnings = (
-        *policy.warnings(has_unix_socket=config.has_only_unix_sockets),
-        *warnings_for(context, append_server_path=config.append_server_path),
-    )
-    return [
-        f'# context "{context.name}": {context.cluster.server}, credential: {asyncio.run(credential_kind())}',
-        *(f"# warning: {warning}" for warning in warnings),
-    ]
+    def describe(context: ResolvedContext | KubeconfigError) -> str:
+        if isinstance(context, KubeconfigError):
+            raise context
+        kind = asyncio.run(credential_kind(context))
+        warnings.extend(warnings_for(context, append_server_path=config.append_server_path))
+        return f"{context.cluster.server}, credential: {kind}"
+
+    lines = [f'# context "{contexts.default.name}": {describe(contexts.default)}']
+    for served in contexts.served[1:]:
+        label = f'# context "{served.name}" at {served.slug}.localhost'
+        try:
+            lines.append(f"{label}: {describe(contexts.others[served.name])}")
+        except ConfigError as error:
+            lines.append(f"{label}: cannot be used")
+            warnings += error.problems
+    return [*lines, *(f"# warning: {warning}" for warning in warnings)]
 
 
 def _yaml(option: Option, value: object) -> str:

@@ -15,6 +15,7 @@ import signal
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
@@ -23,8 +24,10 @@ import structlog
 from kproxy import __version__
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
+from kproxy.contexts import Contexts
 from kproxy.credentials import open_source
 from kproxy.downstream import Downstream
+from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext
 from kproxy.kubecontext import server_address, warnings_for
 from kproxy.kuberc import PluginPolicy
@@ -33,6 +36,7 @@ from kproxy.log import AccessLog, Output, configure
 from kproxy.plan import Plan, prepare
 from kproxy.policy import Policy
 from kproxy.relay import Relay
+from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Reloading, facts_of_all
 from kproxy.supervisor import NOBODY, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
@@ -92,12 +96,11 @@ async def _serve(
             cluster = await owned.enter_async_context(DemoCluster())
             config = replace(config, kubeconfig=str(cluster.kubeconfig_path))
         plan = prepare(config)
-        upstreams = Upstreams(
-            lambda context: open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop),
-            plan.contexts,
-            loop,
-            idle_seconds=config.context_idle_seconds,
-        )
+
+        def open_one(context: ResolvedContext) -> Upstream:
+            return open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop)
+
+        upstreams = Upstreams(open_one, plan.contexts, loop, idle_seconds=config.context_idle_seconds)
         owned.push_async_callback(upstreams.close)
         relay = Relay(loop)
         app = open_app(config, plan.policy, upstreams, relay, loop)
@@ -124,6 +127,9 @@ async def _serve(
         _log.info("server.started", **_places(listeners), version=__version__, **facts_of_all(upstreams))
         upstreams.default.warn_if_ending()
         _warn(config, plan, listeners)
+        if plan.contexts.others:
+            looking = loop.create_task(_look_at_others(plan.contexts, upstreams, open_one, config))
+            owned.push_async_callback(_cancel, looking)
         if config.www:
             # After the start and before the first page: the import would hold up every stream for 0.2 s.
             import_module("kproxy.pages")
@@ -226,6 +232,29 @@ def _warn(config: Config, plan: Plan, listeners: Iterable[Listener]) -> None:
         *_www_warnings(config.www),
     ):
         _log.warning("config.questioned", detail=warning)
+
+
+async def _look_at_others(
+    contexts: Contexts, upstreams: Upstreams, open_one: Callable[[ResolvedContext], Upstream], config: Config
+) -> None:
+    """Warn of what is wrong or dangerous with contexts that are not opened yet, while others are served."""
+    for name, context in contexts.others.items():
+        if isinstance(context, KubeconfigError):
+            continue  # told already
+        try:
+            # Files may be on a network home that hangs, and the system's authorities take their time.
+            upstream = await in_daemon_thread(partial(open_one, context))
+        except ConfigError as error:
+            upstreams.note_failure(name, error)
+            continue
+        await upstream.close()
+        for warning in warnings_for(context, append_server_path=config.append_server_path):
+            _log.warning("config.questioned", detail=warning)
+
+
+async def _cancel(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task])
 
 
 def _www_warnings(www: str | None) -> Iterator[str]:

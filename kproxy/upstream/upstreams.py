@@ -10,7 +10,7 @@ from time import monotonic
 import structlog
 
 from kproxy.contexts import Contexts, Served, unknown
-from kproxy.errors import KubeconfigError
+from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kubeconfig import ResolvedContext
 from kproxy.upstream.upstream import Upstream
 
@@ -135,10 +135,10 @@ class Upstreams:
             raise KubeconfigError(seat.failure)
         try:
             upstream = self._open(self._settings(seat))
-        except KubeconfigError as error:
+        except ConfigError as error:
             seat.failed_at = now
             self._note_failure(seat, error)
-            raise
+            raise KubeconfigError(error.problems) from error
         seat.upstream = upstream
         seat.failure = ()
         seat.entered = upstream.entered
@@ -161,13 +161,13 @@ class Upstreams:
         if isinstance(seat.source, KubeconfigError):
             self._note_failure(seat, seat.source)
 
-    def note_failure(self, name: str, error: KubeconfigError) -> None:
+    def note_failure(self, name: str, error: ConfigError) -> None:
         """Somebody found out what will be wrong with a context once it is opened."""
         seat = self.table.seats.get(name)
         if seat is not None and seat.upstream is None:
             self._note_failure(seat, error)
 
-    def _note_failure(self, seat: Seat, error: KubeconfigError) -> None:
+    def _note_failure(self, seat: Seat, error: ConfigError) -> None:
         """Tell once what is wrong with a context."""
         if error.problems != seat.failure:
             seat.failure = error.problems
@@ -196,8 +196,9 @@ class Upstreams:
             source = contexts.default if served.is_default else contexts.others[served.name]
             seat = seats[served.name] = old.seats.get(served.name) or Seat(served, source)
             if source != seat.source:
-                seat.source = source
                 seat.failed_at = float("-inf")
+            # Taken even if it is equal: OIDC tokens do not count for that, and the old ones may be spent.
+            seat.source = source
             if not served.is_default:
                 is_changed |= self._renew(seat)
         for name, seat in old.seats.items():
@@ -232,7 +233,7 @@ class Upstreams:
                 self._retire(seat)
                 seat.upstream = fresh
                 is_changed = True
-        except KubeconfigError as error:
+        except ConfigError as error:
             self._note_failure(seat, error)
             return False
         seat.failure = ()
