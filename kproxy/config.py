@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
 from kproxy.goregexp import compile_go
@@ -225,7 +226,8 @@ class Config:
         name="grace_period",
     )
     config: str | None = option(
-        None, "Config file: the same settings in YAML, with underscores for dashes.", RUNNING, FILE,
+        None, "Config file: the same settings in YAML, with underscores for dashes; off for none. Otherwise "
+        "$KPROXY_CONFIG, then ~/.config/kproxy/config.yaml.", RUNNING, FILE,
         in_file=False,
     )  # fmt: skip
 
@@ -249,4 +251,27 @@ class Config:
         return Overrides(**{each.name: getattr(self, each.name) for each in fields(Overrides)})
 
 
-OPTIONS: tuple[Option, ...] = options_of(Config)
+LIVE: Mapping[str, tuple[str, ...]] = {
+    "filters": (
+        "accept_paths", "reject_paths", "accept_hosts", "accept_origins", "reject_methods", "disable_filter",
+    ),
+    "contexts": (
+        "kubeconfig", "context", "cluster", "user", "server", "tls_server_name", "certificate_authority",
+        "insecure_skip_tls_verify", "client_certificate", "client_key", "token", "username", "password",
+        "as", "as_group", "as_uid", "as_user_extra", "disable_compression", "request_timeout", "namespace",
+        "contexts", "all_contexts", "context_idle",
+    ),
+    "connections": (
+        "append_server_path", "keepalive", "exec_timeout", "exec_path", "kuberc", "oidc_write_back",
+        "rotate_close",
+    ),
+    "log": ("log_format", "v"),
+    "end": ("grace_period",),
+}  # fmt: skip
+"""What `reloading.py` changes while kproxy runs, and the settings that it does so for.
+
+They are the filters, the table of contexts, how their upstreams are opened, what is logged, and how long the
+end may take. A setting that is not here needs a restart.
+"""
+
+OPTIONS: tuple[Option, ...] = options_of(Config, LIVE)

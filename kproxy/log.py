@@ -73,9 +73,10 @@ class Output:
     The descriptor is left in blocking mode: it is shared with the shell and other programs.
     """
 
-    def __init__(self, descriptor: int, *, is_json: bool, level: int) -> None:
-        self.is_json = is_json
-        self.level = level
+    def __init__(self, descriptor: int) -> None:
+        self.is_json = True
+        self.level = logging.INFO
+        self.is_terminal = os.isatty(descriptor)
         self._descriptor = descriptor
         # A pipe that select calls writable takes PIPE_BUF bytes without waiting (POSIX); a file takes all.
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -132,7 +133,6 @@ class AccessLog:
     def __init__(self, output: Output, loop: AbstractEventLoop) -> None:
         self._output = output
         self._loop = loop
-        self._is_on = output.level <= logging.INFO
         self._queue: deque[Exchange] = deque()
         self._timer: TimerHandle | None = None
         self._lost = 0
@@ -141,7 +141,7 @@ class AccessLog:
 
     def write(self, exchange: Exchange) -> None:
         """Note a finished exchange; it must not change any more."""
-        if not self._is_on:
+        if self._output.level > logging.INFO:
             return
         if len(self._queue) >= LIMIT_REQUESTS:
             self._lost += 1
@@ -297,16 +297,8 @@ def configure(log_format: str, verbosity: int, stream: TextIO | None = None) -> 
     target = stream or cast("TextIO | None", sys.stderr)
     # With `2>&-` descriptor 2 soon belongs to a socket, which is no place for a log.
     descriptor = target.fileno() if target else os.open(os.devnull, os.O_WRONLY)
-    is_terminal = os.isatty(descriptor)
-    is_json = log_format == "json" or (log_format == "auto" and not is_terminal)
-    level = logging.WARNING if verbosity < 0 else logging.INFO if verbosity < 4 else logging.DEBUG
-    output = Output(descriptor, is_json=is_json, level=level)
-    structlog.configure(
-        processors=list(_json_processors() if is_json else _console_processors(is_terminal)),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
-        cache_logger_on_first_use=False,
-    )
+    output = Output(descriptor)
+    adjust(output, log_format, verbosity)
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, _LibraryHandler)]:
         root.removeHandler(handler)
@@ -314,6 +306,20 @@ def configure(log_format: str, verbosity: int, stream: TextIO | None = None) -> 
     root.setLevel(logging.WARNING)
     logging.captureWarnings(capture=True)
     return output
+
+
+def adjust(output: Output, log_format: str, verbosity: int) -> None:
+    """Write in that form, and so much, from the next line on."""
+    is_terminal = output.is_terminal
+    output.is_json = log_format == "json" or (log_format == "auto" and not is_terminal)
+    output.level = logging.WARNING if verbosity < 0 else logging.INFO if verbosity < 4 else logging.DEBUG
+    structlog.configure(
+        processors=list(_json_processors() if output.is_json else _console_processors(is_terminal)),
+        wrapper_class=structlog.make_filtering_bound_logger(output.level),
+        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
+        # A logger that was kept would go on as it was.
+        cache_logger_on_first_use=False,
+    )
 
 
 def _json_processors() -> Iterator[Processor]:

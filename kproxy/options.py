@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -311,6 +311,8 @@ class Option:
     in_file: bool = True
     flag_name: str = ""
     """Where the flag is not called as the key is: a flag names one of what the file lists."""
+    live: str = ""
+    """What of a running kproxy takes up a change of it (config.py, LIVE); empty: it needs a restart."""
 
     @property
     def flag(self) -> str:
@@ -336,12 +338,15 @@ def option(default: Any, help: str, group: str, kind: Kind, **more: Any) -> Any:
     return field(default=default, repr=not more.get("secret", False), metadata=about)
 
 
-def options_of(config: type[Any]) -> tuple[Option, ...]:
-    """The settings that a dataclass declares with `option`, in their order."""
-    return tuple(
-        Option(**{"field": each.name, "name": each.name, "default": each.default, **each.metadata})
-        for each in fields(config)
-    )
+def options_of(config: type[Any], live: Mapping[str, Iterable[str]]) -> tuple[Option, ...]:
+    """The settings that a dataclass declares with `option`, in their order; `live` names some of them."""
+    part_of = {name: part for part, names in live.items() for name in names}
+
+    def declared(each: Field[Any]) -> Option:
+        about = {"field": each.name, "name": each.name, "default": each.default, **each.metadata}
+        return Option(**about, live=part_of.get(about["name"], ""))
+
+    return tuple(map(declared, fields(config)))
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -6,6 +6,8 @@ All problems are found in one go; each reads `port: expected 0-65535, got 'abc' 
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from kproxy.contexts import CLUSTERS
 from kproxy.errors import ConfigError
 from kproxy.listening import problems_among
 from kproxy.options import Option, Unusable, nearest
+from kproxy.snapshot import Snapshot, take_snapshot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -35,6 +38,25 @@ class Settings:
     origins: Mapping[str, str]
     """Where each value comes from, by field name; a field that is not here has its default."""
     problems: tuple[str, ...]
+    file: ConfigFile | None = None
+    """The config file that is read, or is looked for; None when there is to be none."""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ConfigFile:
+    """Where the config file is, and how it was found when it was read."""
+
+    path: Path
+    shown: str
+    """As its lines are named in messages."""
+    origin: str
+    """The flag or variable that names it; empty when it is looked for where config files usually are."""
+    seen: Snapshot
+    """From before it was read."""
+    is_there: bool
+    can_be_read_again: bool = True
+    """False for pipes, such as `--config=<(...)` of bash: what they held is gone."""
 
 
 def load(flags: Sequence[Given], environ: Mapping[str, str]) -> Config:
@@ -48,17 +70,21 @@ def load(flags: Sequence[Given], environ: Mapping[str, str]) -> Config:
 def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
     """The config as far as it can be understood, with the problems beside it."""
     problems: list[str] = []
+    warnings: list[str] = []
     layers = [_parse(_variables(environ, problems), problems), _parse(flags, problems)]
     found = _merge(layers)
-    if "config" in found:
-        path, origin = found["config"]
-        found = _merge([_read_file(Path(path), origin, problems), *layers])
+    file = _locate(found.pop("config", None), environ)
+    if file is not None and file.is_there:
+        found = _merge([_read_file(file, problems, warnings), *layers])
+        found["config"] = (str(file.path), file.origin or "found")
     config = Config(**{name: value for name, (value, _) in found.items()})
     if config.listeners and not _ONE_LISTENER.isdisjoint(found):
         config = replace(config, listeners=(config.first_listener(), *config.listeners))
     origins = {name: origin for name, (_, origin) in found.items()}
     problems += _conflicts(config, origins)
-    return Settings(config=config, origins=origins, problems=tuple(problems))
+    return Settings(
+        config=config, origins=origins, problems=tuple(problems), file=file, warnings=tuple(warnings)
+    )
 
 
 _Found = dict[str, tuple[Any, str]]
@@ -111,41 +137,95 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Give
             problems.append(f"{name}: unknown variable, did you mean KPROXY_{near.upper()}?")
 
 
-def _read_file(path: Path, origin: str, problems: list[str]) -> _Found:
-    # Imported here: most starts have no config file, and --help needs no YAML.
+def _locate(given: tuple[str | None, str] | None, environ: Mapping[str, str]) -> ConfigFile | None:
+    """The file of --config or $KPROXY_CONFIG, else the one in the user's folder for such files.
+
+    `off`, as in KUBERC=off, and an empty text mean that there is to be none.
+    """
+    if given is not None:
+        named, origin = given
+        if named is None or named == "off":
+            return None
+        path = Path(named)
+        # Whoever named it knows its folder.
+        return _look_at(path, shown=path.name, origin=origin, is_needed=True)
+    folder, home = environ.get("XDG_CONFIG_HOME", ""), environ.get("HOME", "")
+    # XDG Base Directory Specification: a relative path there is invalid and to be ignored.
+    if not os.path.isabs(folder):
+        if not home:
+            return None
+        folder = os.path.join(home, ".config")
+    path = Path(folder, "kproxy", "config.yaml")
+    below_home = home and path.is_relative_to(home)
+    shown = f"~/{path.relative_to(home)}" if below_home else str(path)
+    return _look_at(path, shown=shown, origin="", is_needed=False)
+
+
+def _look_at(path: Path, *, shown: str, origin: str, is_needed: bool) -> ConfigFile:
+    # Before it is read, so that whoever watches it misses no change.
+    seen = take_snapshot((path,))
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return ConfigFile(path=path, shown=shown, origin=origin, seen=seen, is_there=is_needed)
+    return ConfigFile(
+        path=path,
+        shown=shown,
+        origin=origin,
+        seen=seen,
+        is_there=True,
+        can_be_read_again=stat.S_ISREG(mode),
+    )
+
+
+def _read_file(file: ConfigFile, problems: list[str], warnings: list[str]) -> _Found:
+    # Imported here: many starts have no config file, and --help needs no YAML.
     import yaml
 
+    where = f" ({file.origin})" if file.origin else ""
     try:
-        text = path.read_bytes()
+        with file.path.open("rb") as opened:
+            mode = os.fstat(opened.fileno()).st_mode
+            text = opened.read()
     except OSError as error:
-        problems.append(f"config: cannot read {path}: {error.strerror} ({origin})")
+        problems.append(f"config: cannot read {file.path}: {error.strerror}{where}")
         return {}
+    except ValueError:
+        problems.append(f"config: {str(file.path)!r} is no path{where}")
+        return {}
+    if stat.S_ISREG(mode) and mode & stat.S_IWOTH:
+        warnings.append(
+            f"everybody on this machine can write to {file.path}, and so let kproxy run programs as you "
+            f"(through `kubeconfig`); do: chmod o-w {file.path}"
+        )
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
     try:
-        return _take(loader, path, problems)
+        return _take(loader, file, problems)
     except yaml.MarkedYAMLError as error:
         # The mark alone, not the error's text: that quotes the line, which may hold a token.
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        problems.append(f"config: not YAML: {error.problem} ({path.name}{line})")
+        problems.append(f"config: not YAML: {error.problem} ({file.shown}{line})")
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        problems.append(f"config: not YAML: {type(error).__name__} ({path.name})")
+        problems.append(f"config: not YAML: {type(error).__name__} ({file.shown})")
     finally:
         loader.dispose()
     return {}
 
 
-def _take(loader: Any, path: Path, problems: list[str]) -> _Found:
+def _take(loader: Any, file: ConfigFile, problems: list[str]) -> _Found:
+    import yaml
+
     known = {option.name: option for option in OPTIONS if option.in_file}
     found: _Found = {}
     node = loader.get_single_node()
     if node is None or (node.id == "scalar" and not node.value):
         return found
     if node.id != "mapping":
-        problems.append(f"config: expected settings such as `port: 8001` ({path.name})")
+        problems.append(f"config: expected settings such as `port: 8001` ({file.shown})")
         return found
     for key_node, value_node in node.value:
         key = str(key_node.value)
-        origin = f"{path.name} line {key_node.start_mark.line + 1}"
+        origin = f"{file.shown} line {key_node.start_mark.line + 1}"
         option = known.get(key)
         if option is None:
             near = nearest(key, known)
@@ -154,16 +234,20 @@ def _take(loader: Any, path: Path, problems: list[str]) -> _Found:
             continue
         if option.field in found:
             problems.append(f"{key}: given twice ({found[option.field][1]} and {origin})")
-        value = loader.construct_object(value_node, deep=True)
+        try:
+            value = loader.construct_object(value_node, deep=True)
+        except (yaml.YAMLError, ValueError):
+            problems.append(f"{key}: not YAML: a value with a tag or form that is not known ({origin})")
+            continue
         if value is None:
             continue
         try:
-            found[option.field] = (option.kind.take(value, path.parent), origin)
+            found[option.field] = (option.kind.take(value, file.path.parent), origin)
         except Unusable as unusable:
             for place, text in unusable.problems:
                 what = f"expected {option.kind.expected}" if option.secret else text
                 line = _line_of(value_node, place, key_node)
-                problems.append(f"{key}{_spelt(place)}: {what} ({path.name} line {line})")
+                problems.append(f"{key}{_spelt(place)}: {what} ({file.shown} line {line})")
     return found
 
 

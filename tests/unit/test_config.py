@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import string
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,11 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy import policy
-from kproxy.config import OPTIONS, Config
+from kproxy.config import LIVE, OPTIONS, Config
 from kproxy.errors import ConfigError
 from kproxy.kubeconfig import Overrides
 from kproxy.options import Duration, Option, Unusable
 from kproxy.settings import Given, Settings, load, read
+from kproxy.snapshot import take_snapshot
 from tests.support import secrets
 
 BY_NAME = {option.name: option for option in OPTIONS}
@@ -90,6 +93,109 @@ def test_the_config_file_can_be_named_by_a_variable(tmp_path: Path) -> None:
     path = tmp_path / "settings.yaml"
     path.write_text("port: 8002\n")
     assert load([], {"KPROXY_CONFIG": str(path)}).port == 8002
+
+
+def config_in(folder: Path, text: str = "port: 8002\n") -> Path:
+    """A config file where it is looked for below `folder`."""
+    path = folder / "kproxy" / "config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    return path
+
+
+def test_the_config_file_is_looked_for_in_the_users_folder(tmp_path: Path) -> None:
+    """~/.config, unless XDG_CONFIG_HOME says where; one that is relative counts for nothing."""
+    home, other = tmp_path / "home", tmp_path / "other"
+    path = config_in(home / ".config", "port: 8002\n")
+    config_in(other, "port: 8003\n")
+    environ = {"HOME": str(home)}
+    settings = read([], environ)
+    assert (settings.config.port, settings.config.config) == (8002, str(path))
+    assert settings.origins["port"] == "~/.config/kproxy/config.yaml line 1"
+    assert load([], {**environ, "XDG_CONFIG_HOME": ""}).port == 8002
+    assert load([], {**environ, "XDG_CONFIG_HOME": "other"}).port == 8002
+    assert load([], {**environ, "XDG_CONFIG_HOME": str(other)}).port == 8003
+    assert load([], {"XDG_CONFIG_HOME": str(other)}).port == 8003
+
+
+def test_there_need_not_be_a_config_file(tmp_path: Path) -> None:
+    """Neither a home without one nor no home at all is a problem; it may come later."""
+    assert load([], {}) == load([], {"HOME": str(tmp_path)}) == Config()
+    settings = read([], {"HOME": str(tmp_path)})
+    assert settings.file is not None
+    assert (settings.file.path, settings.file.is_there) == (tmp_path / ".config/kproxy/config.yaml", False)
+    assert read([], {}).file is None
+
+
+def test_a_named_file_takes_the_place_of_the_users_own(tmp_path: Path) -> None:
+    """The flag, then the variable, then the folder; `off` and an empty text mean none at all."""
+    config_in(tmp_path / ".config", "port: 1\n")
+    flag, variable = tmp_path / "flag.yaml", tmp_path / "variable.yaml"
+    flag.write_text("port: 3\n")
+    variable.write_text("port: 2\n")
+    environ = {"HOME": str(tmp_path), "KPROXY_CONFIG": str(variable)}
+    assert load(flags(config=str(flag)), environ).port == 3
+    assert load([], environ).port == 2
+    for nothing in ("off", ""):
+        assert load(flags(config=nothing), environ) == Config()
+        assert load([], {**environ, "KPROXY_CONFIG": nothing}) == Config()
+
+
+def test_the_users_own_file_is_no_less_strict(tmp_path: Path) -> None:
+    """A problem in a file that nobody named has the folder in it; so has one that cannot be read."""
+    path = config_in(tmp_path / ".config", "ports: 1\n")
+    environ = {"HOME": str(tmp_path)}
+    assert read([], environ).problems == (
+        "ports: unknown setting, did you mean port? (~/.config/kproxy/config.yaml line 1)",
+    )
+    path.unlink()
+    path.mkdir()
+    assert read([], environ).problems == (f"config: cannot read {path}: Is a directory",)
+
+
+def test_a_file_that_everybody_can_write_to_is_a_warning(tmp_path: Path) -> None:
+    """What it says may run programs as its reader; a group is taken to be trusted."""
+    path = tmp_path / "config.yaml"
+    path.write_text("port: 8002\n")
+    for mode in (0o600, 0o644, 0o664):
+        path.chmod(mode)
+        assert read(flags(config=str(path)), {}).warnings == ()
+    path.chmod(0o646)
+    settings = read(flags(config=str(path)), {})
+    assert (settings.config.port, settings.problems) == (8002, ())
+    (warning,) = settings.warnings
+    assert f"chmod o-w {path}" in warning
+
+
+def test_a_pipe_is_read_once(tmp_path: Path) -> None:
+    """`--config=<(...)`: who reads it again gets nothing, which is not what was meant."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    writer = threading.Thread(target=path.write_text, args=("port: 8002\n",))
+    writer.start()
+    settings = read(flags(config=str(path)), {})
+    writer.join()
+    assert settings.config.port == 8002
+    assert settings.file is not None
+    assert not settings.file.can_be_read_again
+
+
+def test_a_change_after_the_reading_can_be_told(tmp_path: Path) -> None:
+    """How the file looked is noted before it is read."""
+    path = config_in(tmp_path / ".config")
+    file = read([], {"HOME": str(tmp_path)}).file
+    assert file is not None
+    assert take_snapshot([path]) == file.seen
+    path.write_text("port: 80\n")
+    assert take_snapshot([path]) != file.seen
+
+
+def test_what_is_applied_while_kproxy_runs_is_a_setting_of_the_file() -> None:
+    """LIVE names keys, each once."""
+    names = [name for part in LIVE.values() for name in part]
+    assert len(set(names)) == len(names)
+    assert set(names) == {option.name for option in OPTIONS if option.live}
+    assert all(BY_NAME[name].in_file and BY_NAME[name].live in LIVE for name in names)
 
 
 def test_all_problems_come_in_one_error(tmp_path: Path) -> None:
@@ -370,7 +476,7 @@ def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path: Path, text: str
     """Syntax errors say where and never quote the file, which may hold a token."""
     secret = secrets.plant("token-in-config")
     (problem,) = read_file(tmp_path, f"token: {secret}\n{text}").problems
-    assert problem.startswith("config: not YAML: ")
+    assert ": not YAML: " in problem
     assert "(config.yaml line" in problem
     assert secret not in problem
 

@@ -69,6 +69,12 @@ def test_the_readme_has_no_flag_that_kproxy_has_not() -> None:
     assert {name for name in rows() if name.startswith("-")} - real == set()
 
 
+def test_the_readme_names_what_needs_a_restart() -> None:
+    """All other keys of the config file are applied while kproxy runs."""
+    (sentence,) = re.findall(r"A restart is needed for changes of ([^;]*);", readme())
+    assert set(spans(sentence)) == {option.name for option in OPTIONS if option.in_file and not option.live}
+
+
 def test_the_readme_names_the_flags_without_effect() -> None:
     """So that nobody waits for their effect."""
     assert set(IGNORED_FLAGS) <= set(spans(readme()))

@@ -240,7 +240,7 @@ def test_a_line_costs_little(configured: Configured) -> None:
 def test_a_reader_that_stalls_delays_nobody(pipe: tuple[int, int]) -> None:
     """Writing goes on at once when nobody reads; what does not fit is counted, and memory is bounded."""
     reader, writer = pipe
-    output = Output(writer, is_json=True, level=logging.INFO)
+    output = Output(writer)
     line = "x" * 999 + "\n"
     started_at = time.monotonic()
     for _ in range(3 * LIMIT_BYTES // 1000):
@@ -280,7 +280,7 @@ def test_a_reader_that_has_gone_is_no_error(pipe: tuple[int, int]) -> None:
     """The program goes on without its log."""
     reader, writer = os.pipe()
     os.close(reader)
-    output = Output(writer, is_json=True, level=logging.INFO)
+    output = Output(writer)
     output.write("lost\n")
     output.drain(0.05)
     os.close(writer)
@@ -290,7 +290,7 @@ def test_a_reader_that_has_gone_is_no_error(pipe: tuple[int, int]) -> None:
 def test_draining_waits_so_long_and_no_longer(pipe: tuple[int, int]) -> None:
     """At the end of the program the reader gets a moment."""
     _, writer = pipe
-    output = Output(writer, is_json=True, level=logging.INFO)
+    output = Output(writer)
     output.write("x" * 200_000 + "\n")
     started_at = time.monotonic()
     output.drain(0.2)
