@@ -1,5 +1,5 @@
-"""Who answers a request: the guards, the context by host or path, then the prefix table (static pages, the
-API), then the path filters.
+"""Who answers a request: the guards, our own endpoints, the context by host or path, then the prefix table
+(static pages, the API), then the path filters.
 
 Everything that only depends on host, method and target is decided once and remembered in a `Site` and a
 `Route`, until the table of contexts changes.
@@ -17,6 +17,7 @@ import structlog
 
 from kproxy.contexts import label_of, split_path, unknown
 from kproxy.downstream import Downstream
+from kproxy.endpoints import PREFIX, Endpoints
 from kproxy.errors import BadRequest, KproxyError, NotServed
 from kproxy.headers import map_target, quote_target
 from kproxy.policy import Policy
@@ -76,6 +77,7 @@ class App:
         prefixes: Prefixes,
         relay: Relay,
         upstreams: Upstreams,
+        endpoints: Endpoints,
         static_root: str | None,
         follows_symlinks: bool,
         loop: asyncio.AbstractEventLoop,
@@ -84,6 +86,7 @@ class App:
         self._prefixes = prefixes
         self._relay = relay
         self._upstreams = upstreams
+        self._endpoints = endpoints
         self._static_root = static_root
         self._follows_symlinks = follows_symlinks
         self._static_files: StaticFiles | None = None
@@ -230,6 +233,12 @@ class App:
         location = cleaned_target(head.target)
         if location is not None and head.method != "CONNECT":
             self._redirect(downstream, head, location)
+            return None
+        if path + "/" == PREFIX:
+            self._redirect(downstream, head, PREFIX + head.target[len(path) :])
+            return None
+        if path.startswith(PREFIX):
+            self._endpoints.answer(downstream, head)
             return None
         table = self._table
         seat, prefix, target = site.origin_of or table.default, "", head.target

@@ -131,6 +131,11 @@ class Config:
     reject_methods: tuple[str, ...] = option(
         DEFAULT_REJECT_METHODS, "HTTP methods to refuse, such as POST,PUT,PATCH,DELETE.", GUARD, _PATTERNS
     )
+    admin: str = option(
+        "loopback", "Where the endpoints below /-/ that tell of clusters are served: on loopback addresses "
+        "and unix sockets, or on unix sockets only; off serves none, nor healthz and readyz.",
+        GUARD, Choice("off", "loopback", "socket"),
+    )  # fmt: skip
     disable_filter: bool = option(
         False, "Let every path, method and host through. Only pages of other web sites are still refused.",
         GUARD, SWITCH,
@@ -225,6 +230,10 @@ class Config:
         _PERIOD,
         name="grace_period",
     )
+    shutdown_delay_seconds: float = option(
+        0.0, "How long to serve on after SIGTERM, with /-/readyz at 503: time for a load balancer to notice.",
+        RUNNING, _PERIOD, name="shutdown_delay",
+    )  # fmt: skip
     config: str | None = option(
         None, "Config file: the same settings in YAML, with underscores for dashes; off for none. Otherwise "
         "$KPROXY_CONFIG, then ~/.config/kproxy/config.yaml.", RUNNING, FILE,

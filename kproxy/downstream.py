@@ -13,7 +13,7 @@ import socket
 import struct
 from collections.abc import Callable, Coroutine
 from time import monotonic
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
 
 from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
 from kproxy.exchange import Exchange
@@ -79,6 +79,8 @@ class Listener(Protocol):
     """What a connection needs of the listener that accepted it."""
 
     name: str
+    kind: Literal["tcp", "unix"]
+    url: str
     is_local: bool
     """Whether only programs of this machine reach it: on a loopback address or a unix socket."""
     is_tls: bool

@@ -388,6 +388,11 @@ def _without_secrets(key: str, value: object) -> object:
     if isinstance(value, list | tuple | set | frozenset):
         return [_without_secrets("", item) for item in value]
     text = value.decode("latin-1") if isinstance(value, bytes) else str(value)
+    return hide_secrets(text)
+
+
+def hide_secrets(text: str) -> str:
+    """The text without what looks like a credential in it."""
     return _SECRET_VALUE.sub(_hidden, text)
 
 

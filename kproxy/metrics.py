@@ -55,7 +55,7 @@ METRICS: Mapping[str, About] = {
     "kproxy_errors_total": About(
         kind="counter",
         labels=(*CONTEXT, "kind"),
-        help="Requests refused or failed by kproxy, by RFC 9209 type.",
+        help="Requests that kproxy refused, that failed or that the client left, by RFC 9209 type.",
     ),
     "kproxy_upstream_connections": About(
         kind="gauge", help="Open connections to the API server, idle ones included, tunnels not."

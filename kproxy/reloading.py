@@ -38,10 +38,13 @@ class Reloading:
         loop: asyncio.AbstractEventLoop,
         end: Callable[[], None],
         supervisor: Supervisor = NOBODY,
+        counts: dict[str, int] | None = None,
     ) -> None:
+        """`counts` are the reloads that were applied and that failed, kept in metrics."""
         self._config = config
         self._end = end
         self._supervisor = supervisor
+        self._counts = counts if counts is not None else {"applied": 0, "failed": 0}
         self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         self._upstreams = upstreams
         self._loop = loop
@@ -95,6 +98,7 @@ class Reloading:
             )
             is_changed = self._upstreams.apply(contexts)
         except ConfigError as error:
+            self._counts["failed"] += 1
             if error.problems != self._said:
                 self._said = error.problems
                 _log.error(
@@ -105,6 +109,7 @@ class Reloading:
         is_mended = bool(self._said)
         self._said = ()
         if is_changed or is_mended:
+            self._counts["applied"] += 1
             _log.info("kubeconfig.reloaded", **facts_of_all(self._upstreams))
             self._upstreams.default.warn_if_ending()
 

@@ -1,8 +1,8 @@
 """The composition root: what there is, who owns it, and in which order it ends.
 
-Shutdown: readiness off -> stop accepting -> idle connections closed -> requests that end by themselves get
-the grace period -> watches, followed logs and tunnels are cut -> upstreams closed -> log flushed -> socket
-file removed -> exit code 0. A second signal skips the wait.
+Shutdown: readiness off -> the shutdown delay -> stop accepting -> idle connections closed -> requests that
+end by themselves get the grace period -> watches, followed logs and tunnels are cut -> upstreams closed ->
+log flushed -> socket file removed -> exit code 0. A second signal skips the waits.
 """
 
 from __future__ import annotations
@@ -27,14 +27,18 @@ from kproxy.config import Config
 from kproxy.contexts import Contexts
 from kproxy.credentials import open_source
 from kproxy.downstream import Downstream
+from kproxy.endpoints import Endpoints
 from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext
 from kproxy.kubecontext import server_address, warnings_for
 from kproxy.kuberc import PluginPolicy
 from kproxy.listener import Listener, bind
 from kproxy.log import AccessLog, Output, configure
+from kproxy.metrics import Metrics, Tally
+from kproxy.overview import Overview
 from kproxy.plan import Plan, prepare
 from kproxy.policy import Policy
+from kproxy.readiness import Readiness
 from kproxy.relay import Relay
 from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Reloading, facts_of_all
@@ -96,21 +100,28 @@ async def _serve(
             cluster = await owned.enter_async_context(DemoCluster())
             config = replace(config, kubeconfig=str(cluster.kubeconfig_path))
         plan = prepare(config)
+        access_log = AccessLog(output, loop)
+        metrics = Metrics(access_log.write)
 
         def open_one(context: ResolvedContext) -> Upstream:
-            return open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop)
+            tally = metrics.tally(context.name)
+            return open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop, tally)
 
         upstreams = Upstreams(open_one, plan.contexts, loop, idle_seconds=config.context_idle_seconds)
         owned.push_async_callback(upstreams.close)
         relay = Relay(loop)
-        app = open_app(config, plan.policy, upstreams, relay, loop)
-        access_log = AccessLog(output, loop)
+        listeners: list[Listener] = []
+        endpoints = open_endpoints(
+            config, metrics, upstreams, relay, loop, lambda: listeners, lambda: access_log.dropped
+        )
+        owned.push_async_callback(endpoints.close)
+        app = open_app(config, plan.policy, upstreams, relay, endpoints, loop)
         owned.callback(access_log.close)
-        listeners = open_listeners(config, app, access_log, owned)
+        listeners += open_listeners(config, app, metrics, owned)
         if config.reload:
             # Before we say that we serve: until it is handled, a SIGHUP ends the process.
             await owned.enter_async_context(
-                Reloading(config, plan, upstreams, loop, stopping.ask, supervisor)
+                Reloading(config, plan, upstreams, loop, stopping.ask, supervisor, metrics.reloads)
             )
         for listener in listeners:
             await listener.start(loop)
@@ -138,7 +149,9 @@ async def _serve(
         gc.freeze()
         await stopping.first.wait()
         supervisor.stopping()
+        endpoints.drain()
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
+        await stopping.wait_for_second(config.shutdown_delay_seconds)
         await drain(listeners, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")
     return 0
@@ -150,6 +163,7 @@ def open_upstream(
     plugin_policy: PluginPolicy,
     config: Config,
     loop: asyncio.AbstractEventLoop,
+    tally: Tally | None = None,
 ) -> Upstream:
     """Raises KubeconfigError when a certificate, key or credential at hand cannot be used."""
     address = server_address(context.cluster.server)
@@ -176,6 +190,7 @@ def open_upstream(
         loop,
         appends_server_path=config.append_server_path,
         cuts_on_rotation=config.rotate_close,
+        tally=tally,
     )
 
 
@@ -185,8 +200,39 @@ def _environment_proxy(url: str) -> str | None:
     return None if proxy is None else proxy.url()
 
 
+def open_endpoints(
+    config: Config,
+    metrics: Metrics,
+    upstreams: Upstreams,
+    relay: Relay,
+    loop: asyncio.AbstractEventLoop,
+    listeners: Callable[[], Sequence[Listener]] = lambda: (),
+    log_lines_dropped: Callable[[], int] = lambda: 0,
+) -> Endpoints:
+    """What answers below `/-/`."""
+    overview = Overview(
+        metrics=metrics,
+        upstreams=upstreams,
+        relay=relay,
+        listeners=listeners,
+        log_lines_dropped=log_lines_dropped,
+    )
+    return Endpoints(
+        admin=config.admin,
+        overview=overview,
+        upstreams=upstreams,
+        readiness=Readiness(relay, loop),
+        loop=loop,
+    )
+
+
 def open_app(
-    config: Config, policy: Policy, upstreams: Upstreams, relay: Relay, loop: asyncio.AbstractEventLoop
+    config: Config,
+    policy: Policy,
+    upstreams: Upstreams,
+    relay: Relay,
+    endpoints: Endpoints,
+    loop: asyncio.AbstractEventLoop,
 ) -> App:
     """What answers requests, as the settings have it."""
     return App(
@@ -194,6 +240,7 @@ def open_app(
         prefixes=Prefixes(api=config.api_prefix, www=config.www_prefix if config.www else None),
         relay=relay,
         upstreams=upstreams,
+        endpoints=endpoints,
         static_root=config.www,
         follows_symlinks=config.www_follow_symlinks,
         loop=loop,
@@ -201,13 +248,13 @@ def open_app(
 
 
 def open_listeners(
-    config: Config, app: App, access_log: AccessLog, owned: contextlib.AsyncExitStack
+    config: Config, app: App, metrics: Metrics, owned: contextlib.AsyncExitStack
 ) -> tuple[Listener, ...]:
     """All sockets bound, or none: `owned` closes them again. Raises ConfigError or ListenError."""
     opened = []
     for each in config.listener_configs():
         for bound in bind(each, is_exposed_allowed=config.unsafe_listen):
-            listener = Listener(bound.socket, app.dispatch, access_log.write, file=bound.file)
+            listener = Listener(bound.socket, app.dispatch, metrics.note, file=bound.file)
             owned.callback(listener.stop_accepting)
             opened.append(listener)
     return tuple(opened)
@@ -276,6 +323,12 @@ class _Stopping:
         self._loop = loop
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.ask)
+
+    async def wait_for_second(self, seconds: float) -> None:
+        """Let that time pass, unless somebody is in a hurry."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self.second.wait()
 
     def ask(self) -> None:
         (self.second if self.first.is_set() else self.first).set()

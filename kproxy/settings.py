@@ -278,6 +278,12 @@ def _conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
     for label, problem in problems_among(config.listener_configs(), is_exposed_allowed=config.unsafe_listen):
         origin = origins.get(label.partition("[")[0])
         yield f"{label}: {problem}" + (f" ({origin})" if origin else "")
+    for name, flag in (("api_prefix", "--api-prefix"), ("www_prefix", "--www-prefix")):
+        if getattr(config, name).startswith("/-/"):
+            yield (
+                f"{name}: below /-/ are kproxy's own endpoints, such as /-/healthz; set another {flag} "
+                f"({origins[name]})"
+            )
     if config.www is not None and config.www_prefix == config.api_prefix:
         yield (
             f"www_prefix: {config.www_prefix!r} is the path of the API already; "

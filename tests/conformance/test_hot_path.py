@@ -21,14 +21,15 @@ from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
 from kproxy.kuberc import ALLOW_ALL
 from kproxy.listener import Listener, bind_tcp
 from kproxy.log import AccessLog, configure
+from kproxy.metrics import Metrics
 from kproxy.policy import Policy
 from kproxy.relay import Relay
-from kproxy.server import open_app, open_upstream
+from kproxy.server import open_app, open_endpoints, open_upstream
 from kproxy.upstream.upstreams import Upstreams
 
 REQUESTS = 300
 LIMIT_CALLS = 70
-"""Calls of our own functions per request, the access line included; 67 when this was written."""
+"""Calls of our own functions per request, access line and counters included; 67 when this was written."""
 
 ANSWER = b"HTTP/1.1 200 OK\r\nAudit-Id: 1\r\nContent-Type: x/y\r\nDate: D\r\nContent-Length: 2\r\n\r\n{}"
 REQUEST = b"GET /api/v1/namespaces/default/pods?limit=5 HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"
@@ -88,8 +89,10 @@ async def test_a_relayed_request_costs_few_calls(tmp_path: Path) -> None:
             lambda each: open_upstream(each, KubeConfig(), ALLOW_ALL, config, loop), only(context), loop
         )
         access_log = AccessLog(configure("json", 0, log), loop)
-        app = open_app(config, prepare_policy(config), upstreams, Relay(loop), loop)
-        listener = Listener(bind_tcp("127.0.0.1", 0), app.dispatch, access_log.write)
+        metrics, relay = Metrics(access_log.write), Relay(loop)
+        endpoints = open_endpoints(config, metrics, upstreams, relay, loop)
+        app = open_app(config, prepare_policy(config), upstreams, relay, endpoints, loop)
+        listener = Listener(bind_tcp("127.0.0.1", 0), app.dispatch, metrics.note)
         await listener.start(loop)
         try:
             await asyncio.to_thread(ask, listener.name, 2)

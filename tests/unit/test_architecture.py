@@ -32,6 +32,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("tunnel",),
     ("relay",),
     ("folder", "pages"),
+    ("readiness", "overview", "statuspage", "endpoints"),
     ("app",),
     # The process.
     ("supervisor",),

@@ -17,9 +17,10 @@ from kproxy.contexts import only
 from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
 from kproxy.kuberc import PluginPolicy
 from kproxy.listener import Listener, bind_tcp
+from kproxy.metrics import Metrics
 from kproxy.policy import Policy
 from kproxy.relay import Relay
-from kproxy.server import open_upstream
+from kproxy.server import open_endpoints, open_upstream
 from kproxy.upstream.upstreams import Upstreams
 from tests.conformance.fuzz import strict
 from tests.conformance.fuzz.mutate import SWITCH, Plan, pieces
@@ -223,6 +224,9 @@ class Lane:
             prefixes=Prefixes(api="/", www=None),
             relay=self._relay,
             upstreams=upstreams,
+            endpoints=open_endpoints(
+                Config(), Metrics(lambda exchange: None), upstreams, self._relay, self.loop
+            ),
             static_root=None,
             follows_symlinks=False,
             loop=self.loop,

@@ -1,0 +1,205 @@
+"""What runs here at the moment, gathered from those who know. Looking opens nothing and renews nothing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+from kproxy import __version__
+from kproxy.contexts import Served
+from kproxy.credentials.expiry import format_timestamp
+from kproxy.downstream import Listener
+from kproxy.kubeconfig import ResolvedContext
+from kproxy.log import hide_secrets
+from kproxy.metrics import Metrics, Now, Scrape
+from kproxy.relay import Relay, RelayedRequest
+from kproxy.upstream.upstream import Upstream
+from kproxy.upstream.upstreams import Upstreams
+
+MAX_STREAMS = 200
+"""Watches and tunnels that are told one by one, the oldest first."""
+
+_MAX_ERROR = 1000
+
+
+class Overview:
+    """Reads counters, relay and upstreams; owns nothing."""
+
+    def __init__(
+        self,
+        *,
+        metrics: Metrics,
+        upstreams: Upstreams,
+        relay: Relay,
+        listeners: Callable[[], Sequence[Listener]],
+        log_lines_dropped: Callable[[], int],
+        name: str | None = None,
+    ) -> None:
+        """`name` is that of this instance, if it has one."""
+        self._metrics = metrics
+        self._upstreams = upstreams
+        self._relay = relay
+        self._listeners = listeners
+        self._log_lines_dropped = log_lines_dropped
+        self._name = name
+        self._started = monotonic()
+
+    def scrape(self) -> Scrape:
+        """All numbers."""
+        return self._metrics.scrape(self._now().values(), log_lines_dropped=self._log_lines_dropped())
+
+    def status(self, listener: Listener, *, is_draining: bool) -> dict[str, Any]:
+        """All of `/-/status`, for who is connected to `listener`."""
+        now = self._now()
+        totals = self._metrics.totals(now.values())
+        opened = {upstream.name: upstream for upstream in self._upstreams.opened()}
+        contexts = zip(self._upstreams.served, self.contexts(listener), strict=True)
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "name": self._name,
+            "started_at": format_timestamp(self._metrics.started_at),
+            "uptime_seconds": round(monotonic() - self._started, 3),
+            "is_draining": is_draining,
+            "listeners": [
+                {"address": each.name, "url": each.url, "tls": each.is_tls} for each in self._listeners()
+            ],
+            "contexts": [
+                {**told, **self._state(served, opened.get(served.name), now[served.name])}
+                for served, told in contexts
+            ],
+            "totals": {
+                "requests": totals.requests,
+                "errors": totals.errors,
+                "received_bytes": totals.received_bytes,
+                "sent_bytes": totals.sent_bytes,
+                "in_flight": sum(each.in_flight for each in now.values()),
+                "watches": sum(each.watches for each in now.values()),
+                "tunnels": sum(each.tunnels for each in now.values()),
+                "dials": totals.dials,
+                "renewals": totals.renewals,
+                "reloads": totals.reloads,
+                "log_lines_dropped": self._log_lines_dropped(),
+            },
+        }
+
+    def contexts(self, listener: Listener) -> list[dict[str, Any]]:
+        """All of `/-/contexts`; the URLs are those of `listener`, or of the first that has a port."""
+        ports = [each for each in (listener, *self._listeners()) if each.kind == "tcp"]
+        return [
+            {
+                "name": served.name,
+                "slug": served.slug,
+                "default": served.is_default,
+                "server": self._server(served),
+                "url": _url(served, ports[0]) if ports else None,
+                "path": served.path,
+            }
+            for served in self._upstreams.served
+        ]
+
+    def streams(self) -> list[dict[str, Any]]:
+        """The watches, followed logs and tunnels that run; no queries: they may hold commands."""
+        running = sorted(
+            (request for request in self._relay.running if _is_stream(request)),
+            key=lambda request: request.downstream.exchange.started_at,
+        )
+        now = monotonic()
+        return [
+            {
+                "context": request.upstream.name,
+                "method": exchange.method,
+                "path": exchange.path,
+                "client": exchange.client,
+                "seconds": now - exchange.started_at,
+            }
+            for request in running[:MAX_STREAMS]
+            for exchange in (request.downstream.exchange,)
+        ]
+
+    # -- parts of it --
+
+    def _server(self, served: Served) -> str | None:
+        source = self._upstreams.table.seats[served.name].source
+        return hide_secrets(source.cluster.server) if isinstance(source, ResolvedContext) else None
+
+    def _state(self, served: Served, upstream: Upstream | None, now: Now) -> dict[str, Any]:
+        tally = self._metrics.tally(served.name)
+        failure = self._upstreams.table.seats[served.name].failure
+        last_error = None
+        if upstream is None and failure:
+            state, last_error = "unusable", {"at": None, "message": _told("; ".join(failure))}
+        else:
+            state = "not opened" if upstream is None else "failing" if tally.is_failing else "open"
+            if tally.last_error is not None:
+                at = format_timestamp(tally.last_error_at)
+                last_error = {"at": at, "message": _told(tally.last_error)}
+        return {
+            "credential": {
+                "kind": _credential_kind(upstream) if upstream is not None else None,
+                "expires_at": format_timestamp(now.expires_at),
+            },
+            "state": state,
+            "last_error": last_error,
+            "connections": now.connections,
+            "idle_connections": now.idle_connections,
+            "in_flight": now.in_flight,
+            "watches": now.watches,
+            "tunnels": now.tunnels,
+        }
+
+    def _now(self) -> dict[str, Now]:
+        """Context -> what it does; those that are served, and those that only end their last requests."""
+        opened = {upstream.name: upstream for upstream in self._upstreams.opened()}
+        names = [served.name for served in self._upstreams.served]
+        doing = {name: [0, 0, 0, 0, 0] for name in names}
+        for request in self._relay.running:
+            known = doing.setdefault(request.upstream.name, [0, 0, 0, 0, 0])
+            exchange = request.downstream.exchange
+            known[2 if request.downstream.head.is_upgrade else 1 if _is_stream(request) else 0] += 1
+            bytes_in, bytes_out = request.tunnelled_bytes
+            known[3] += exchange.bytes_in + bytes_in
+            known[4] += exchange.bytes_out + bytes_out
+        return {name: _now_of(name, opened.get(name), counts) for name, counts in doing.items()}
+
+
+def _now_of(name: str, upstream: Upstream | None, counts: list[int]) -> Now:
+    credential = upstream.known_credential if upstream is not None else None
+    return Now(
+        context=name,
+        in_flight=counts[0],
+        watches=counts[1],
+        tunnels=counts[2],
+        received_bytes=counts[3],
+        sent_bytes=counts[4],
+        connections=upstream.open_connections if upstream is not None else 0,
+        idle_connections=upstream.idle_connections if upstream is not None else 0,
+        expires_at=credential.expires_at if credential is not None else None,
+    )
+
+
+def _is_stream(request: RelayedRequest) -> bool:
+    """Whether it ends when its user ends it."""
+    info = request.downstream.exchange.info
+    return request.downstream.head.is_upgrade or (info is not None and info.is_long_running)
+
+
+def _credential_kind(upstream: Upstream) -> str:
+    """As in `server.started`: one that was not asked for yet is known by where it will come from."""
+    credential = upstream.known_credential
+    if credential is not None:
+        return credential.kind
+    user = upstream.context.user
+    return "exec" if user.exec else "oidc" if user.auth_provider else "unreadable"
+
+
+def _url(served: Served, listener: Listener) -> str:
+    return served.url("https" if listener.is_tls else "http", int(listener.name.rpartition(":")[2]))
+
+
+def _told(message: str) -> str:
+    """Errors name no secret; what others put into them may look like one all the same."""
+    shown = hide_secrets(message)
+    return shown if len(shown) <= _MAX_ERROR else shown[: _MAX_ERROR - 1] + "…"
