@@ -170,7 +170,9 @@ class App:
                 raise unknown(f'context "{table.gone[label]}" is not served any more', table.served)
             if label is not None and table.has_paths:
                 # Also with --disable-filter: what was meant for one cluster must not reach another.
-                raise unknown(f"Host {_shown(label)}.localhost is the origin of no context", table.served)
+                raise unknown(
+                    f"Host {_shown(f'{label}.localhost')} is the origin of no context", table.served
+                )
             denied = self._policy.check_host(host)
             if denied is not None:
                 raise denied
@@ -244,9 +246,9 @@ class App:
         seat, prefix, target = site.origin_of or table.default, "", head.target
         # At a context's own origin every path is that context's: a page there asks for no other one.
         if site.origin_of is None and table.has_paths and (place := split_path(target)) is not None:
-            found = table.seats.get(place.name)
+            found = table.seats.get(place.name) if place.name else None
             if found is None:
-                return Route(None, unknown(f"no context is served at {_shown(place.prefix)}", table.served))
+                return Route(None, unknown(f"no context is served at {_shown(head.target)}", table.served))
             seat, prefix, target = found, place.prefix, place.rest
             if not place.is_complete:
                 self._redirect(downstream, head, prefix + target)

@@ -37,7 +37,7 @@ class Served:
 
     @property
     def path(self) -> str:
-        """Where it is below the default context's origin; dot segments hold in no URL, encoded or not."""
+        """Where it is below the default context's origin; of no use for a name that is empty or all dots."""
         return f"{CLUSTERS}{quote(self.name, safe='')}/"
 
     def url(self, scheme: str, port: int) -> str:
@@ -179,7 +179,9 @@ def split_path(target: str) -> ClusterPath | None:
     """
     path, question, query = target.partition("?")
     if not path.startswith(CLUSTERS):
-        return None
+        if path + "/" != CLUSTERS:
+            return None
+        path = CLUSTERS
     segment, slash, rest = path[len(CLUSTERS) :].partition("/")
     # What is no UTF-8 becomes a name that no context has.
     name = unescaped(segment.encode("latin-1")).decode("utf-8", "surrogateescape")
@@ -188,7 +190,10 @@ def split_path(target: str) -> ClusterPath | None:
 
 def unknown(what: str, served: Sequence[Served]) -> UnknownContext:
     """`what` names no context that is served; the message tells which are, and how to serve more."""
-    names = ", ".join(f'"{each.name}"' for each in served[:_MAX_NAMED])
+    names = ", ".join(
+        f'"{each.name}"' + (f" ({each.slug}.localhost)" if each.slug != each.name else "")
+        for each in served[:_MAX_NAMED]
+    )
     more = f" and {len(served) - _MAX_NAMED} more" if len(served) > _MAX_NAMED else ""
     return UnknownContext(
         f"{what}; served are {names}{more}. Serve others with --contexts=NAME,... or --all-contexts"

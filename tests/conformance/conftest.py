@@ -171,7 +171,7 @@ def pki() -> Pki:
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pki: Pki
 ) -> Iterator[Served]:
-    port = _port()
+    port = free_port()
     token = secrets.plant("token")
     path = kubeconfig(
         tmp_path_factory.mktemp("served"),
@@ -205,7 +205,7 @@ async def gateway(served: Served, pki: Pki) -> AsyncIterator[Gateway]:
     )
 
 
-def _port() -> int:
+def free_port() -> int:
     """A free port that no outgoing connection will take: below Linux's ip_local_port_range."""
     while True:
         port = random.randrange(20000, 32000)
