@@ -194,6 +194,10 @@ class Config:
         0.0, "TCP keep-alive period of connections to the API server; 0 is kproxy's own choice of 30s.",
         CLUSTER, _PERIOD, name="keepalive",
     )  # fmt: skip
+    http2: bool = option(
+        True, "Offer HTTP/2 to the API server, which takes less CPU and one connection for many watches.",
+        CLUSTER, SWITCH,
+    )  # fmt: skip
     exec_timeout_seconds: float = option(
         60.0, "How long an exec credential plugin may run.", CREDENTIALS, _SPAN, name="exec_timeout"
     )

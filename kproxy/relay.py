@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from collections.abc import Callable
 
 import structlog
 
@@ -24,10 +25,10 @@ from kproxy.errors import (
     UpstreamProtocolError,
     UpstreamUnreachable,
 )
-from kproxy.framing import Body, body_of, chunk, last_chunk
+from kproxy.framing import Body, body_of
 from kproxy.headers import may_ask_for_gzip, request_block, upgrade_block
 from kproxy.tunnel import Tunnel
-from kproxy.upstream.connection import UpstreamConnection
+from kproxy.upstream.carrier import Carrier, Outgoing
 from kproxy.upstream.upstream import Upstream
 from kproxy.wire import Field, RequestHead, ResponseHead
 
@@ -36,6 +37,7 @@ _log = structlog.get_logger()
 # Request bodies up to this size are kept until the answer begins, to be sent once more after a 401 or on a
 # fresh connection when a reused one turned out to be dead.
 MAX_REPLAYED_BYTES = 64 * 1024
+MAX_RETRIES = 3
 # How long the API server may keep a client waiting for its 100 before we send it ourselves; Go's default.
 CONTINUE_SECONDS = 1.0
 
@@ -86,26 +88,26 @@ class Relay:
             request.cut()
 
 
-class _Forwarded:
-    """A request head as it was sent, and all that it was made of."""
+class _Forwarded(Outgoing):
+    """A request head to send, and all that it was made of."""
 
-    __slots__ = ("block", "credential_block", "head", "upstream")
+    __slots__ = ("credential_block", "head", "upstream")
 
     def __init__(self, head: RequestHead, upstream: Upstream, credential_block: bytes, block: bytes) -> None:
+        super().__init__(block, is_chunked=head.is_chunked)
         self.head = head
         self.upstream = upstream
         self.credential_block = credential_block
-        self.block = block
 
 
 class RelayedRequest:
-    """One request and its answer: the Handler of a Downstream and the Receiver of an UpstreamConnection."""
+    """One request and its answer: the Handler of a Downstream and the Receiver of a Carrier."""
 
     __slots__ = (
         "_answer",
         "_asked_for_gzip",
         "_body_is_complete",
-        "_connection",
+        "_carrier",
         "_continue_timer",
         "_credential",
         "_extra_fields",
@@ -114,6 +116,8 @@ class RelayedRequest:
         "_relay",
         "_renews_once",
         "_replay",
+        "_request_trailers",
+        "_retries",
         "_target",
         "_task",
         "_trailers",
@@ -132,7 +136,7 @@ class RelayedRequest:
         self.upstream = upstream
         self._target = target
         self._extra_fields = extra_fields
-        self._connection: UpstreamConnection | None = None
+        self._carrier: Carrier | None = None
         self._credential: Credential | None = None
         self._task: asyncio.Task[None] | None = None
         self._tunnel: Tunnel | None = None
@@ -141,6 +145,8 @@ class RelayedRequest:
         # Body bytes that came before there was a connection, and all of them while they may be sent again.
         self._pending = b""
         self._replay: bytes | None = b""
+        self._request_trailers: list[Field] = []
+        self._retries = 0
         self._answer: Answer | None = None
         self._trailers: list[Field] = []
         # The 401 that is held back while the credential is renewed.
@@ -162,9 +168,9 @@ class RelayedRequest:
             except CredentialError as error:
                 self._fail(error)
                 return
-            connection = upstream.idle_connection()
-            if connection is not None:
-                self._send(connection, block)
+            carrier = upstream.idle_carrier()
+            if carrier is not None:
+                self._send(carrier, block)
                 return
         self._open(credential)
 
@@ -178,33 +184,38 @@ class RelayedRequest:
             if credential is None:
                 credential = await upstream.credential()
             block = upstream.credential_block(credential)
-            # An upgrade may not meet a connection that died while idle: it cannot be sent twice.
-            connection = None if is_retry or self.downstream.head.is_upgrade else upstream.idle_connection()
-            if connection is None:
-                connection = await upstream.dial()
+            if self.downstream.head.is_upgrade:
+                # It may not meet a connection that died while idle: it cannot be sent twice.
+                carrier = await upstream.open_connection()
+            else:
+                idle = None if is_retry else upstream.idle_carrier()
+                carrier = idle or await upstream.open_carrier()
         except Exception as error:
             self._task = None
             self._fail(_ours(error))
             return
         self._task = None
         self._credential = credential
-        self._send(connection, block)
+        self._send(carrier, block)
         if not self._body_is_complete:
             self.downstream.resume_reading()
 
-    def _send(self, connection: UpstreamConnection, credential_block: bytes) -> None:
+    def _send(self, carrier: Carrier, credential_block: bytes) -> None:
         head = self.downstream.head
-        self._connection = connection
-        connection.begin(self)
-        block = self._request_block(head, credential_block)
+        self._carrier = carrier
         pending, self._pending = self._pending, b""
-        connection.write(block + pending if pending else block)
+        carrier.send(
+            self,
+            self._outgoing(head, credential_block),
+            pending,
+            self._request_trailers if self._body_is_complete else None,
+        )
         if head.expects_continue and not self._body_is_complete:
             self._continue_timer = self._relay.loop.call_later(CONTINUE_SECONDS, self._continue)
         if self.downstream.is_write_paused:
-            connection.pause_reading()
+            carrier.pause_reading()
 
-    def _request_block(self, head: RequestHead, credential_block: bytes) -> bytes:
+    def _outgoing(self, head: RequestHead, credential_block: bytes) -> Outgoing:
         """The head to send, made once for a client that sends the same head again."""
         made = self.downstream.forwarded
         if (
@@ -213,7 +224,7 @@ class RelayedRequest:
             and made.upstream is self.upstream
             and made.credential_block is credential_block
         ):
-            return made.block
+            return made
         upstream = self.upstream
         block = request_block(
             head,
@@ -224,8 +235,9 @@ class RelayedRequest:
             client_address=self.downstream.client_address,
             asks_for_gzip=self._asked_for_gzip,
         )
-        self.downstream.forwarded = _Forwarded(head, upstream, credential_block, block)
-        return block
+        made = _Forwarded(head, upstream, credential_block, block)
+        self.downstream.forwarded = made
+        return made
 
     def _continue(self) -> None:
         self._continue_timer = None
@@ -241,26 +253,23 @@ class RelayedRequest:
 
     def on_request_body(self, data: bytes) -> None:
         self._stop_continue_timer()
-        # Chunks are framed anew: their sizes mean nothing, their extensions could mean something to somebody.
-        self._forward(chunk(data) if self.downstream.head.is_chunked else data)
-
-    def on_request_end(self, trailers: list[Field]) -> None:
-        if self.downstream.head.is_chunked:
-            self._forward(last_chunk(trailers))
-        self._body_is_complete = True
-
-    def _forward(self, data: bytes) -> None:
         if self._replay is not None:
             self._replay = (
                 self._replay + data if len(self._replay) + len(data) <= MAX_REPLAYED_BYTES else None
             )
-        if self._connection is not None:
-            self._connection.write(data)
+        if self._carrier is not None:
+            self._carrier.send_body(data)
         elif self._task is not None:
             # Reading goes on as long as it can: a client that goes away shows itself no other way.
             self._pending += data
             if len(self._pending) > MAX_REPLAYED_BYTES:
                 self.downstream.pause_reading()
+
+    def on_request_end(self, trailers: list[Field]) -> None:
+        self._body_is_complete = True
+        self._request_trailers = trailers
+        if self._carrier is not None:
+            self._carrier.end_body(trailers)
 
     def on_request_broken(self, error: BadRequest) -> None:
         self._abandon_upstream()
@@ -274,8 +283,8 @@ class RelayedRequest:
         self.downstream.finish(keep_alive=False)
 
     def on_downstream_paused(self) -> None:
-        if self._connection is not None:
-            self._connection.pause_reading()
+        if self._carrier is not None:
+            self._carrier.pause_reading()
 
     def on_downstream_resumed(self) -> None:
         answer = self._answer
@@ -285,10 +294,10 @@ class RelayedRequest:
             except zlib.error as error:
                 self._break_off(error)
                 return
-            if self._connection is None:
+            if self._carrier is None:
                 self._end_answer()
-        if self._connection is not None and not self.downstream.is_write_paused:
-            self._connection.resume_reading()
+        if self._carrier is not None and not self.downstream.is_write_paused:
+            self._carrier.resume_reading()
 
     # -- Receiver: what the API server does --
 
@@ -400,18 +409,18 @@ class RelayedRequest:
             payload: list[bytes] = []
             body.feed(pending, payload)
             pending = b"".join(payload)
-            if self._connection is not None:
-                self._connection.wants_payload = True
+            if self._carrier is not None:
+                self._carrier.wants_payload = True
         if pending:
             self.on_body(pending)
 
     def on_end(self, trailers: list[Field]) -> None:
-        connection, self._connection = self._connection, None
-        assert connection is not None
+        carrier, self._carrier = self._carrier, None
+        assert carrier is not None
         if self._body_is_complete:
-            self.upstream.release(connection)
+            carrier.release()
         else:
-            connection.abort()
+            carrier.abort()
         self._trailers = trailers
         if self._held is not None:
             self._task = self._relay.loop.create_task(self._renew())
@@ -441,7 +450,8 @@ class RelayedRequest:
                 credential.authorization != stale.authorization
                 or credential.certificate is not stale.certificate
             )
-            block = self.upstream.credential_block(credential)
+            # One that turns out to be of no use is no reason to keep the API server's answer from the client.
+            self.upstream.credential_block(credential)
         except Exception as error:
             _ours(error)
             is_other = False
@@ -452,20 +462,11 @@ class RelayedRequest:
             return
         self._held = None
         self._pending = self._replay or b""
-        try:
-            connection = await self.upstream.dial()
-        except Exception as error:
-            self._task = None
-            self._fail(_ours(error))
-            return
-        self._task = None
-        self._credential = credential
-        self._send(connection, block)
+        await self._connect(credential, is_retry=True)
 
-    def on_upgrade(self, head: ResponseHead, early: bytes) -> None:
+    def on_upgrade(self, head: ResponseHead, early: bytes, detach: Callable[[], asyncio.Transport]) -> None:
         self._stop_continue_timer()
-        downstream, connection = self.downstream, self._connection
-        assert connection is not None
+        downstream = self.downstream
         if not downstream.head.is_upgrade:
             self._abandon_upstream()
             self._fail(UpstreamProtocolError("the API server switched protocols without being asked"))
@@ -475,7 +476,7 @@ class RelayedRequest:
         self._note_answer(head)
         downstream.write(upgrade_block(head))
         client, early_in = downstream.detach()
-        self._connection = None
+        self._carrier = None
 
         def closed(bytes_in: int, bytes_out: int) -> None:
             exchange.bytes_in += bytes_in
@@ -483,30 +484,33 @@ class RelayedRequest:
             self._end()
             downstream.finish(keep_alive=False)
 
-        self._tunnel = Tunnel(self._relay.loop, client, connection.detach(), closed)
+        self._tunnel = Tunnel(self._relay.loop, client, detach(), closed)
         self._tunnel.start(early_in, early)
 
-    def on_lost(self, error: KproxyError) -> None:
-        connection, self._connection = self._connection, None
-        assert connection is not None
+    def on_lost(self, error: KproxyError, *, is_unprocessed: bool = False) -> None:
+        carrier, self._carrier = self._carrier, None
+        assert carrier is not None
         if self._held is not None:
             self._release_held()
             self.downstream.abort()
-        elif (
-            self._answer is None
-            and connection.is_reused
-            and isinstance(error, UpstreamUnreachable)
-            and self._body_is_complete
-            and self._replay is not None
-            and self.method in _IDEMPOTENT
-        ):
-            # It was closed while it was idle, and the end crossed our request (RFC 9112, 9.3.1).
-            self._pending = self._replay
+        elif self._answer is None and self._may_retry(carrier, error, is_unprocessed=is_unprocessed):
+            self._retries += 1
+            self._pending = self._replay or b""
             self._open(self._credential, is_retry=True)
         else:
             if not str(error).startswith("context "):
                 error.args = (f'context "{self.upstream.name}": {error}',)
             self._fail(error)
+
+    def _may_retry(self, carrier: Carrier, error: KproxyError, *, is_unprocessed: bool) -> bool:
+        """Whether the API server cannot have acted on the request, or acting twice is the same as once.
+
+        A connection that was closed while it was idle: its end crossed our request (RFC 9112, 9.3.1).
+        """
+        if self._replay is None or not self._body_is_complete or self._retries == MAX_RETRIES:
+            return False
+        is_safe = self.method in _IDEMPOTENT and carrier.is_reused and isinstance(error, UpstreamUnreachable)
+        return is_unprocessed or is_safe
 
     # -- ends --
 
@@ -518,7 +522,7 @@ class RelayedRequest:
     def cut_stream(self) -> None:
         """Cut a watch, a followed log or a tunnel that is connected; anything else ends by itself."""
         info = self.downstream.exchange.info
-        is_watch = self._connection is not None and info is not None and info.is_long_running
+        is_watch = self._carrier is not None and info is not None and info.is_long_running
         if is_watch or self._tunnel is not None:
             self.cut()
 
@@ -553,9 +557,9 @@ class RelayedRequest:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.abort()
+        carrier, self._carrier = self._carrier, None
+        if carrier is not None:
+            carrier.abort()
 
     def _end(self) -> None:
         if self._continue_timer is not None:

@@ -44,6 +44,7 @@ from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Reloading, facts_of_all
 from kproxy.supervisor import NOBODY, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
+from kproxy.upstream.health import health_of, is_http2_disabled
 from kproxy.upstream.proxies import proxy_for
 from kproxy.upstream.sockets import Keepalive
 from kproxy.upstream.upstream import Upstream
@@ -191,6 +192,8 @@ def open_upstream(
         appends_server_path=config.append_server_path,
         cuts_on_rotation=config.rotate_close,
         tally=tally,
+        offers_http2=config.http2 and not is_http2_disabled(os.environ),
+        health=health_of(os.environ)[0],
     )
 
 
@@ -277,6 +280,7 @@ def _warn(config: Config, plan: Plan, listeners: Iterable[Listener]) -> None:
         *plan.policy.warnings(has_unix_socket=config.has_only_unix_sockets),
         *warnings_for(plan.context, append_server_path=config.append_server_path),
         *_www_warnings(config.www),
+        *health_of(os.environ)[1],
     ):
         _log.warning("config.questioned", detail=warning)
 

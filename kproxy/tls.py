@@ -25,7 +25,11 @@ _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
 def client_context(
-    cluster: Cluster, certificate: ClientCertificate | None, user: User | None = None
+    cluster: Cluster,
+    certificate: ClientCertificate | None,
+    user: User | None = None,
+    *,
+    offers_http2: bool = False,
 ) -> ssl.SSLContext:
     """A context for connections to the API server of `cluster`, with `certificate` if there is one.
 
@@ -38,7 +42,7 @@ def client_context(
     context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.hostname_checks_common_name = False
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["h2", "http/1.1"] if offers_http2 else ["http/1.1"])
     if cluster.insecure_skip_tls_verify:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE

@@ -268,12 +268,26 @@ class ResponseHead:
         except MalformedHeadError as error:
             raise UpstreamProtocolError(f"the API server's answer is not HTTP/1.1: {error}") from None
 
+    @classmethod
+    def of(cls, status: int, reason: bytes, fields: list[Field]) -> ResponseHead:
+        """A head that came as fields (HTTP/2). Raises MalformedHeadError when they contradict each other."""
+        head = cls.__new__(cls)
+        head.minor, head.status, head.reason = 1, status, reason
+        lines = [b"HTTP/1.1 %d %b" % (status, reason)]
+        lines += [field[2] for field in fields]
+        head.raw = b"\r\n".join(lines)
+        head._take(fields)
+        return head
+
     def _parse(self, head: bytes) -> None:
         self.raw = head
         status_line, *lines = head.split(b"\r\n")
         known = _known_status_lines.get(status_line) or _read_status_line(status_line)
         self.minor, self.status, self.reason = known
-        self.fields = fields = parse_fields(lines)
+        self._take(parse_fields(lines))
+
+    def _take(self, fields: list[Field]) -> None:
+        self.fields = fields
         self.names = names = {field[0]: field[1] for field in fields}
         self.content_length: int | None = None
         self.is_chunked = False

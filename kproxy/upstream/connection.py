@@ -7,39 +7,19 @@ from collections.abc import Callable
 from typing import Protocol, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
-from kproxy.framing import Body, ChunkedBody, CloseBody, body_of
+from kproxy.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk
+from kproxy.upstream.carrier import Outgoing, Receiver
 from kproxy.wire import Field, MalformedHeadError, ResponseHead, find_head
 
 
-class Receiver(Protocol):
-    """Who an answer goes to. Called synchronously, in this order, from the transport's callbacks."""
+class Owner(Protocol):
+    """The pool, as its connections know it."""
 
-    method: str
+    def put(self, connection: UpstreamConnection) -> None:
+        """Its answer is complete."""
 
-    def on_interim(self, head: ResponseHead) -> None:
-        """A 1xx other than 101."""
-
-    def on_head(self, head: ResponseHead, body: Body, *, is_alone: bool) -> bool:
-        """The final head, and how its body ends; unless it `is_alone`, `on_body` or `on_end` follows at once.
-
-        True asks for what the body's chunks hold, False for its bytes as they came.
-        """
-
-    def on_body(self, data: bytes) -> None: ...
-
-    def on_end(self, trailers: list[Field]) -> None:
-        """The answer is complete; the connection is idle or closing."""
-
-    def on_upgrade(self, head: ResponseHead, early: bytes) -> None:
-        """A 101: the connection, and what came behind the head, are the receiver's now."""
-
-    def on_lost(self, error: KproxyError) -> None:
-        """The connection ended before the answer did."""
-
-    def on_upstream_paused(self) -> None:
-        """The API server reads slower than we send."""
-
-    def on_upstream_resumed(self) -> None: ...
+    def forget(self, connection: UpstreamConnection) -> None:
+        """It is closed, or its transport was handed over."""
 
 
 # Every connection reads into this one and copies what came: a read of its own size would have the C library
@@ -48,7 +28,7 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
-    """States: idle (no receiver), head (no `_body`), body, closed.
+    """A Carrier. States: idle (no receiver), head (no `_body`), body, closed.
 
     What arrives while idle is a protocol error or an end; either way the connection is of no use any more.
     """
@@ -57,7 +37,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_body",
         "_buffer",
         "_explain",
-        "_on_closed",
+        "_has_carried",
+        "_is_chunked",
+        "_owner",
         "_receiver",
         "idle_since",
         "is_reused",
@@ -68,17 +50,19 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     )
 
     def __init__(
-        self, on_closed: Callable[[UpstreamConnection], None], explain: Callable[[Exception], KproxyError]
+        self, owner: Owner, explain: Callable[[Exception], KproxyError], opened_with: object
     ) -> None:
-        self._on_closed = on_closed
+        self._owner = owner
         self._explain = explain
         self._receiver: Receiver | None = None
         self._body: Body | None = None
         self._buffer = b""
+        self._is_chunked = False
+        self._has_carried = False
         self.wants_payload = False
         """Whether the receiver gets what the chunks hold, or the body as it came."""
         self.transport: asyncio.Transport | None = None
-        self.opened_with: object = None
+        self.opened_with = opened_with
         """The TLS context it was dialled with, by identity: an idle connection does not outlive that."""
         self.is_reused = False
         self.keep_alive = True
@@ -86,12 +70,28 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     # -- called by the owner of the exchange --
 
-    def begin(self, receiver: Receiver) -> None:
-        """Take the next answer to `receiver`. The connection must be idle."""
+    def send(self, receiver: Receiver, request: Outgoing, body: bytes, trailers: list[Field] | None) -> None:
         self._receiver = receiver
         self._body = None
+        self._is_chunked = request.is_chunked
+        self.is_reused = self._has_carried
+        self._has_carried = True
+        data = request.block
+        if self._is_chunked:
+            data += (chunk(body) if body else b"") + (last_chunk(trailers) if trailers is not None else b"")
+        elif body:
+            data += body
+        self._write(data)
 
-    def write(self, data: bytes) -> None:
+    def send_body(self, data: bytes) -> None:
+        # Chunks are framed anew: their sizes mean nothing, their extensions could mean something to somebody.
+        self._write(chunk(data) if self._is_chunked else data)
+
+    def end_body(self, trailers: list[Field]) -> None:
+        if self._is_chunked:
+            self._write(last_chunk(trailers))
+
+    def _write(self, data: bytes) -> None:
         if self.transport is not None:
             self.transport.write(data)
 
@@ -103,8 +103,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
+    def release(self) -> None:
+        self._owner.put(self)
+
     def abort(self) -> None:
-        """Drop the connection and its exchange: what tells an API server that nobody listens any more."""
         self._receiver = None
         if self.transport is not None:
             self.transport.abort()
@@ -119,7 +121,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """Hand the transport over, for a tunnel. Nothing here touches it afterwards."""
         transport, self.transport = self.transport, None
         self._receiver = None
-        self._on_closed(self)
+        self._owner.forget(self)
         assert transport is not None
         return transport
 
@@ -165,7 +167,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                             head, body, is_alone=not data and not body.is_finished
                         )
                     elif head.status == 101:
-                        receiver.on_upgrade(head, data)
+                        receiver.on_upgrade(head, data, self.detach)
                         return
                     else:
                         receiver.on_interim(head)
@@ -210,7 +212,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._on_closed(self)
+        self._owner.forget(self)
         if self._receiver is not None:
             if exc is not None:
                 self._fail(self._explain(exc))

@@ -1,13 +1,17 @@
-"""The idle connections of one upstream, and the set of all that are open."""
+"""The connections of one upstream: the idle ones, those that are shared, and the set of all that are open."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
 from collections.abc import Callable
+from typing import cast
 
 from kproxy.errors import KproxyError
+from kproxy.upstream.carrier import Carrier
 from kproxy.upstream.connection import UpstreamConnection
+from kproxy.upstream.health import Health
+from kproxy.upstream.http2.connection import Http2Connection
 
 # After this many connections have closed, what they held is given back to the system, this much later. The
 # TLS of uvloop takes 256 KiB of heap for each; glibc keeps most of it, and more of it at each new burst.
@@ -17,6 +21,22 @@ IDLE_SECONDS = 90.0
 """As Go's net/http; load balancers before API servers drop idle connections after a few minutes."""
 
 
+class Opening(asyncio.Protocol):
+    """Stands in while a connection is made, until it is known which protocol it speaks (RFC 7301)."""
+
+    def __init__(self, pool: Pool, opened_with: object) -> None:
+        self._pool = pool
+        self._opened_with = opened_with
+        self.connection: UpstreamConnection | Http2Connection | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        ssl_object = transport.get_extra_info("ssl_object")
+        is_http2 = ssl_object is not None and ssl_object.selected_alpn_protocol() == "h2"
+        self.connection = self._pool.connection(self._opened_with, is_http2=is_http2)
+        cast("asyncio.Transport", transport).set_protocol(self.connection)
+        self.connection.connection_made(transport)
+
+
 class Pool:
     """No upper limit on how many are open: a limit would let forty watches starve a `get`."""
 
@@ -24,14 +44,20 @@ class Pool:
         self,
         loop: asyncio.AbstractEventLoop,
         explain: Callable[[Exception], KproxyError],
+        health: Health,
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         """`explain` says what broke a connection, in the words of who dialled it."""
         self._loop = loop
         self._explain = explain
+        self._health = health
         self._idle_seconds = idle_seconds
+        self._generation: object = None
+        self._is_retired = False
         self._idle: list[UpstreamConnection] = []
-        self._open: set[UpstreamConnection] = set()
+        self._shared: list[Http2Connection] = []
+        """HTTP/2 connections that may take another request."""
+        self._open: set[UpstreamConnection | Http2Connection] = set()
         self._sweep: asyncio.TimerHandle | None = None
         self._trim: asyncio.TimerHandle | None = None
         self._closed = 0
@@ -44,47 +70,80 @@ class Pool:
 
     @property
     def idle(self) -> int:
-        """How many wait for a request."""
-        return len(self._idle)
+        """How many carry no request."""
+        return len(self._idle) + sum(shared.is_idle for shared in self._shared)
 
-    def connection(self) -> UpstreamConnection:
-        """A new connection object for the dialer to connect; it counts as open from now on."""
-        connection = UpstreamConnection(self.forget, self._explain)
+    def opening(self, opened_with: object) -> Opening:
+        """A protocol for the dialer; `opened_with` is the TLS context it dials with."""
+        return Opening(self, opened_with)
+
+    def connection(self, opened_with: object, *, is_http2: bool) -> UpstreamConnection | Http2Connection:
+        """A new connection object; it counts as open from now on."""
+        if is_http2:
+            shared = Http2Connection(self, self._explain, opened_with, self._loop, self._health)
+            self._open.add(shared)
+            return shared
+        connection = UpstreamConnection(self, self._explain, opened_with)
         self._open.add(connection)
         return connection
 
-    def take(self) -> UpstreamConnection | None:
-        """The connection that was idle for the shortest time, None when there is none."""
+    def take(self) -> Carrier | None:
+        """A place on a shared connection, or the connection that was idle for the shortest time."""
+        for shared in self._shared:
+            stream = shared.open_stream()
+            if stream is not None:
+                return stream
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable:
-                connection.is_reused = True
                 return connection
         return None
 
+    def share(self, connection: Http2Connection) -> None:
+        """Let requests use it, the newest connection first."""
+        if self._is_retired or connection.opened_with is not self._generation:
+            connection.retire()
+            return
+        self._shared.insert(0, connection)
+        self._sweep_later()
+
     def put(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose answer is complete; one that may not be used again is closed."""
-        if not connection.keep_alive:
+        is_stale = self._is_retired or connection.opened_with is not self._generation
+        if is_stale or not connection.keep_alive:
             connection.close()
             return
         connection.idle_since = self._loop.time()
         self._idle.append(connection)
-        if self._sweep is None:
-            self._sweep = self._loop.call_later(self._idle_seconds, self._close_stale)
+        self._sweep_later()
 
-    def forget(self, connection: UpstreamConnection) -> None:
+    def forget(self, connection: UpstreamConnection | Http2Connection) -> None:
         self._open.discard(connection)
+        if connection in self._shared:
+            self._shared.remove(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         self._closed += 1
         if self._closed >= TRIM_AFTER_CLOSED and self._trim is None:
             self._trim = self._loop.call_later(TRIM_SECONDS, self._give_back_memory)
 
-    def close_idle(self) -> None:
-        """Close what is idle, as when the client certificate was renewed."""
+    def renew(self, generation: object) -> None:
+        """Connections of an earlier TLS context take no more requests: the client certificate was renewed."""
+        self._generation = generation
+        self._close_idle()
+
+    def retire(self) -> None:
+        """Keep nothing for later any more; what carries a request goes on."""
+        self._is_retired = True
+        self._close_idle()
+
+    def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        shared, self._shared = self._shared, []
+        for each in shared:
+            each.retire()
 
     def close(self) -> None:
         """End every connection at once. Idempotent."""
@@ -95,6 +154,7 @@ class Pool:
             self._sweep.cancel()
             self._sweep = None
         self._idle.clear()
+        self._shared.clear()
         for connection in list(self._open):
             connection.abort()
 
@@ -110,11 +170,20 @@ class Pool:
         if trim is not None:
             trim(0)
 
+    def _sweep_later(self) -> None:
+        if self._sweep is None:
+            self._sweep = self._loop.call_later(self._idle_seconds, self._close_stale)
+
     def _close_stale(self) -> None:
         self._sweep = None
-        now = self._loop.time()
-        while self._idle and now - self._idle[0].idle_since >= self._idle_seconds - 0.001:
+        expired_at = self._loop.time() - self._idle_seconds + 0.001
+        while self._idle and self._idle[0].idle_since <= expired_at:
             self._idle.pop(0).close()
-        if self._idle:
-            due = self._idle[0].idle_since + self._idle_seconds
+        for shared in [each for each in self._shared if each.is_idle and each.idle_since <= expired_at]:
+            shared.retire()
+            self._shared.remove(shared)
+        waiting = [each.idle_since for each in self._idle] + [each.idle_since for each in self._shared]
+        if waiting:
+            since = min(waiting)
+            due = max(since, expired_at) + self._idle_seconds
             self._sweep = self._loop.call_at(due, self._close_stale)

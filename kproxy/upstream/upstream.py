@@ -12,15 +12,25 @@ import structlog
 
 from kproxy.credentials import ClientCertificate, Credential, CredentialSource
 from kproxy.credentials.expiry import format_timestamp
-from kproxy.errors import ConfigError, CredentialError, KproxyError, KubeconfigError, UpstreamTLSError
+from kproxy.errors import (
+    ConfigError,
+    CredentialError,
+    KproxyError,
+    KubeconfigError,
+    UpstreamTLSError,
+    UpstreamUnreachable,
+)
 from kproxy.headers import Impersonation, authorization_block
 from kproxy.kubeconfig import ResolvedContext
 from kproxy.kubecontext import ServerAddress
 from kproxy.metrics import Tally
 from kproxy.tls import client_context
+from kproxy.upstream.carrier import Carrier
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.dial import Dialer
-from kproxy.upstream.pool import Pool
+from kproxy.upstream.health import Health
+from kproxy.upstream.http2.connection import Http2Connection
+from kproxy.upstream.pool import Opening, Pool
 
 _log = structlog.get_logger()
 
@@ -45,6 +55,8 @@ class Upstream:
         *,
         appends_server_path: bool,
         cuts_on_rotation: bool,
+        offers_http2: bool,
+        health: Health,
         tally: Tally | None = None,
     ) -> None:
         """Raises KubeconfigError when the CA or the client certificate at hand cannot be used."""
@@ -65,7 +77,7 @@ class Upstream:
         self._source = source
         self._dialer = dialer
         self._loop = loop
-        self._pool = Pool(loop, self._explain)
+        self._pool = Pool(loop, self._explain, health)
         self._running: set[Running] = set()
         self.entered = 0
         """How many requests have begun here: who sees it stand still knows of nobody's use."""
@@ -77,7 +89,12 @@ class Upstream:
         self._credential: Credential | None = None
         self._warned_of: Credential | None = None
         self._credential_block = b""
+        self._offers_http2 = offers_http2
+        # What the API server chose last; None before the first connection.
+        self._speaks_http2: bool | None = None if self._is_tls and offers_http2 else False
+        self._opening: asyncio.Task[None] | None = None
         self._ssl_context: ssl.SSLContext | None = None
+        self._upgrade_ssl_context: ssl.SSLContext | None = None
         # Read before the context is made of it: a change in between is then taken for one, not missed.
         self._authority = self._read_authority()
         self._adopt(source.current())
@@ -97,13 +114,20 @@ class Upstream:
         self._credential_block = authorization_block(credential.authorization if credential else None)
 
     def _renew_ssl_context(self, certificate: ClientCertificate | None) -> None:
-        fresh = client_context(self.context.cluster, certificate, self.context.user)
-        if self._ssl_context is not None:
-            self._pool.close_idle()
-            if self._cuts_on_rotation:
-                for request in list(self._running):
-                    request.cut_stream()
+        cluster, user = self.context.cluster, self.context.user
+        fresh = client_context(cluster, certificate, user, offers_http2=self._offers_http2)
+        # Both trust the file of authorities as it is now. The system's authorities take 80 ms to load and do
+        # not change: they wait for the first upgrade.
+        upgrade = None if self._offers_http2 else fresh
+        if upgrade is None and cluster.certificate_authority is not None:
+            upgrade = client_context(cluster, certificate, user)
+        is_renewed = self._ssl_context is not None
         self._ssl_context = fresh
+        self._upgrade_ssl_context = upgrade
+        self._pool.renew(fresh)
+        if is_renewed and self._cuts_on_rotation:
+            for request in list(self._running):
+                request.cut_stream()
 
     def _read_authority(self) -> bytes | None:
         """The file of authorities, None where it does not count or cannot be read."""
@@ -152,7 +176,7 @@ class Upstream:
                 raise CredentialError(str(error)) from error
         return self._credential_block
 
-    def idle_connection(self) -> UpstreamConnection | None:
+    def idle_carrier(self) -> Carrier | None:
         return self._pool.take()
 
     # -- what may wait --
@@ -165,40 +189,82 @@ class Upstream:
         """The API server answered 401 to it. Known by identity, so that a newer one is not thrown away."""
         self._source.invalidate(credential)
 
-    async def dial(self) -> UpstreamConnection:
-        """A fresh connection. Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout."""
+    async def open_carrier(self) -> Carrier:
+        """A fresh connection, or a place on one.
+
+        Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout.
+        Requests that come together share the first connection, if it turns out to be HTTP/2.
+        """
         self.warn_if_ending()
+        while self._speaks_http2 is not False:
+            if self._opening is None:
+                self._opening = self._loop.create_task(self._open_for_all())
+                self._opening.add_done_callback(self._opened_for_all)
+            await asyncio.shield(self._opening)
+            carrier = self._pool.take()
+            if carrier is not None:
+                return carrier
+        connection = await self._dial(for_upgrade=False)
+        if isinstance(connection, UpstreamConnection):
+            return connection
+        self._speaks_http2 = True
+        self._pool.share(connection)
+        return self._pool.take() or await self.open_carrier()
+
+    async def _open_for_all(self) -> None:
+        connection = await self._dial(for_upgrade=False)
+        self._speaks_http2 = isinstance(connection, Http2Connection)
+        if isinstance(connection, Http2Connection):
+            self._pool.share(connection)
+        else:
+            self._pool.put(connection)
+
+    def _opened_for_all(self, task: asyncio.Task[None]) -> None:
+        self._opening = None
+        if not task.cancelled():
+            # Who waited for it has it already; perhaps nobody did to the end.
+            task.exception()
+
+    async def open_connection(self) -> Carrier:
+        """A fresh HTTP/1.1 connection, for an upgrade: HTTP/2 has none. Raises as `open_carrier`."""
+        self.warn_if_ending()
+        connection = await self._dial(for_upgrade=True)
+        assert isinstance(connection, UpstreamConnection)
+        return connection
+
+    async def _dial(self, *, for_upgrade: bool) -> UpstreamConnection | Http2Connection:
         while True:
             ssl_context = self._ssl_context
             try:
-                return await self._dial(ssl_context)
+                return await self._dial_once(
+                    self._pool.opening(ssl_context),
+                    self._context_for_upgrades() if for_upgrade else ssl_context,
+                )
             except UpstreamTLSError:
                 if ssl_context is self._ssl_context:
                     raise
                 # Our certificate or the authority was renewed in the meantime, perhaps for this reason.
 
-    async def _dial(self, ssl_context: ssl.SSLContext | None) -> UpstreamConnection:
+    async def _dial_once(
+        self, opening: Opening, ssl_context: ssl.SSLContext | None
+    ) -> UpstreamConnection | Http2Connection:
         self.tally.dials += 1
-        connection = self._pool.connection()
-        connection.opened_with = ssl_context
-        try:
-            await self._dialer.dial(
-                lambda: connection, ssl_context, self._server_hostname if self._is_tls else None
-            )
-        except BaseException:
-            self._pool.forget(connection)
-            raise
+        hostname = self._server_hostname if self._is_tls else None
+        await self._dialer.dial(lambda: opening, ssl_context, hostname)
+        connection = opening.connection
+        assert connection is not None
+        if not connection.is_usable:
+            raise UpstreamUnreachable("the API server closed the connection before it was asked")
         return connection
+
+    def _context_for_upgrades(self) -> ssl.SSLContext | None:
+        if self._upgrade_ssl_context is None and self._is_tls:
+            certificate = self._credential.certificate if self._credential is not None else None
+            self._upgrade_ssl_context = client_context(self.context.cluster, certificate, self.context.user)
+        return self._upgrade_ssl_context
 
     def _explain(self, error: Exception) -> KproxyError:
         return self._dialer.explain(error, is_tls=self._is_tls)
-
-    def release(self, connection: UpstreamConnection) -> None:
-        """Give back a connection whose answer is complete; an earlier certificate's is of no more use."""
-        if self._on_retired is None and connection.opened_with is self._ssl_context:
-            self._pool.put(connection)
-        else:
-            connection.close()
 
     # -- its life --
 
@@ -245,7 +311,7 @@ class Upstream:
     def retire(self, on_retired: Callable[[Upstream], None]) -> None:
         """Take no new requests; close when the last one has ended, and say so."""
         self._on_retired = on_retired
-        self._pool.close_idle()
+        self._pool.retire()
         self._close_if_unused()
 
     def _close_if_unused(self) -> None:
@@ -253,13 +319,18 @@ class Upstream:
             self._retirement = self._loop.create_task(self._finish_retirement(self._on_retired))
 
     async def _finish_retirement(self, on_retired: Callable[[Upstream], None]) -> None:
-        self._pool.close()
-        await self._source.close()
+        await self._end()
         on_retired(self)
 
     async def close(self) -> None:
         """End every connection and the credential source. Idempotent."""
-        self._pool.close()
-        await self._source.close()
+        await self._end()
         if self._retirement is not None:
             await self._retirement
+
+    async def _end(self) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+            await asyncio.wait([self._opening])
+        self._pool.close()
+        await self._source.close()

@@ -144,7 +144,7 @@ def comments() -> dict[str, str]:
     for line in EXAMPLE.read_text().splitlines():
         if line.startswith("#"):
             block.append(line[1:].strip())
-        elif match := re.match(r"([a-z_]+):", line):
+        elif match := re.match(r"([a-z_0-9]+):", line):
             found[match[1]] = " ".join(block)
             block = []
         elif not line:

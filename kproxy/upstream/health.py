@@ -1,0 +1,44 @@
+"""kubectl's variables for HTTP/2 towards API servers (k8s.io/apimachinery pkg/util/net/http.go)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Health:
+    """When a silent connection is asked for a sign of life (0: never), and how long that may take.
+
+    It is how a laptop that slept finds out which of its connections are dead.
+    """
+
+    read_idle_seconds: float = 30.0
+    ping_seconds: float = 15.0
+
+
+_VARIABLES = {
+    "HTTP2_READ_IDLE_TIMEOUT_SECONDS": "read_idle_seconds",
+    "HTTP2_PING_TIMEOUT_SECONDS": "ping_seconds",
+}
+
+
+def is_http2_disabled(environ: Mapping[str, str]) -> bool:
+    """Any value will do, as in kubectl."""
+    return bool(environ.get("DISABLE_HTTP2"))
+
+
+def health_of(environ: Mapping[str, str]) -> tuple[Health, tuple[str, ...]]:
+    """What the variables say, and a warning for each that is not a number of seconds."""
+    seconds: dict[str, float] = {}
+    warnings = []
+    for variable, field in _VARIABLES.items():
+        text = environ.get(variable, "")
+        if text.isdecimal() and len(text) < 10:
+            seconds[field] = float(text)
+        elif text:
+            default = getattr(Health(), field)
+            warnings.append(
+                f"{variable}: expected a number of seconds, got {text[:40]!r}; {default:g} is used"
+            )
+    return Health(**seconds), tuple(warnings)

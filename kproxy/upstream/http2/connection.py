@@ -1,0 +1,534 @@
+"""One HTTP/2 connection to an API server, and the requests that share it (RFC 9113). TLS only, by ALPN.
+
+A stream looks to who uses it like an HTTP/1.1 connection. What many streams say in one round of the event
+loop leaves in one write, and what arrives for them is one read: that is where the CPU goes, and why watches
+are cheap. A stream whose client does not read holds up to STREAM_WINDOW_BYTES and no other stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnreachable
+from kproxy.upstream.health import Health
+from kproxy.upstream.http2.frames import (
+    ACK,
+    CONNECTION_WINDOW_BYTES,
+    CONTINUATION,
+    DATA,
+    DEFAULT_WINDOW_BYTES,
+    END_HEADERS,
+    END_STREAM,
+    GOAWAY,
+    HAS_PRIORITY,
+    HEADERS,
+    MAX_FRAME_BYTES,
+    MAX_HEAD_BYTES,
+    MAX_WINDOW_BYTES,
+    PADDED,
+    PING,
+    PREFACE,
+    PUSH_PROMISE,
+    RST_STREAM,
+    SETTINGS,
+    WINDOW_UPDATE,
+    ConnectionFault,
+    ErrorCode,
+    Setting,
+    error_name,
+    frame,
+    goaway,
+    head_frames,
+    read_frame_head,
+    read_number,
+    read_settings,
+    rst_stream,
+    window_update,
+)
+from kproxy.upstream.http2.hpack import Decoder, MalformedBlockError, Pair
+from kproxy.upstream.http2.stream import Http2Stream
+from kproxy.wire import MalformedHeadError, ResponseHead
+
+MAX_STREAMS = 100
+"""How many requests share a connection until the API server says how many it takes; Go assumes it, too."""
+_LAST_STREAM_ID = 1 << 30
+_MAX_KNOWN_HEADS = 64
+
+# As in `upstream.connection`: all connections read into this one, and nothing stays in it between callbacks.
+_BUFFER = memoryview(bytearray(256 * 1024))
+
+
+class Owner(Protocol):
+    """The pool, as its connections know it."""
+
+    def forget(self, connection: Http2Connection) -> None:
+        """It is closed."""
+
+
+class Http2Connection(asyncio.BufferedProtocol):
+    """States: open; ending (no new streams, closed behind the last one); closed (no transport)."""
+
+    def __init__(
+        self,
+        owner: Owner,
+        explain: Callable[[Exception], KproxyError],
+        opened_with: object,
+        loop: asyncio.AbstractEventLoop,
+        health: Health,
+    ) -> None:
+        self._owner = owner
+        self._explain = explain
+        self.opened_with = opened_with
+        """The TLS context it was dialled with, by identity: no new stream outlives that."""
+        self._loop = loop
+        self._health = health
+        self._transport: asyncio.Transport | None = None
+        self._streams: dict[int, Http2Stream] = {}
+        self._pledged = 0
+        """Streams that were handed out, sent or not."""
+        self._next_id = 1
+        self._max_streams = MAX_STREAMS
+        self._is_ending = False
+        self._is_new = True
+        self._decoder = Decoder()
+        self._heads: dict[bytes, ResponseHead] = {}
+        self._rest = b""
+        self._open_block: tuple[int, int, bytes] | None = None
+        """Stream, flags and beginning of a header block that goes on in the next frame."""
+        self._taken_bytes = 0
+        self.send_window_bytes = DEFAULT_WINDOW_BYTES
+        self._initial_window_bytes = DEFAULT_WINDOW_BYTES
+        self.is_write_paused = False
+        self._out: list[bytes] = []
+        self.idle_since = loop.time()
+        self._heard_at = self.idle_since
+        self._pinged_at: float | None = None
+        self._checkup: asyncio.TimerHandle | None = None
+
+    def __repr__(self) -> str:
+        return f"<Http2Connection {len(self._streams)} streams>"
+
+    # -- for the pool --
+
+    @property
+    def is_usable(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._pledged
+
+    def open_stream(self) -> Http2Stream | None:
+        """A stream for one request, None when the connection takes no more."""
+        if self._is_ending or self._pledged >= self._max_streams or not self.is_usable:
+            return None
+        self._pledged += 1
+        return Http2Stream(self, is_reused=self._next_id > 1)
+
+    def retire(self) -> None:
+        """Take no new requests; close behind the last one."""
+        self._is_ending = True
+        if not self._pledged:
+            self.close()
+
+    def close(self) -> None:
+        """End an idle connection."""
+        if self._transport is not None:
+            self.write(goaway(ErrorCode.NO_ERROR))
+            self._flush()
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End it and all its streams at once; who asked for them is not told."""
+        self._streams.clear()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- for its streams --
+
+    def begin(self, stream: Http2Stream, block: bytes, *, ends: bool) -> None:
+        stream.id = stream_id = self._next_id
+        self._next_id = stream_id + 2
+        if stream_id >= _LAST_STREAM_ID:
+            self._is_ending = True
+        stream.send_window_bytes = self._initial_window_bytes
+        self._streams[stream_id] = stream
+        self.write(head_frames(stream_id, block, ends=ends))
+
+    def write(self, data: bytes) -> None:
+        """Send frames with whatever else is to be sent in this round of the event loop."""
+        out = self._out
+        if not out:
+            self._loop.call_soon(self._flush)
+        out.append(data)
+
+    def drop(self, stream: Http2Stream, code: ErrorCode | None = None) -> None:
+        """The stream is over. `code`: it is cut, and the API server must be told. Idempotent."""
+        if stream.is_over:
+            return
+        stream.is_over = True
+        if stream.id:
+            del self._streams[stream.id]
+            if code is not None:
+                self.write(rst_stream(stream.id, code))
+        self._pledged -= 1
+        if not self._pledged:
+            self.idle_since = self._loop.time()
+            if self._is_ending:
+                self.close()
+
+    def decode(self, block: bytes) -> list[Pair]:
+        try:
+            return self._decoder.decode(block)
+        except MalformedBlockError as error:
+            raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+
+    def known_head(self, block: bytes) -> ResponseHead | None:
+        return self._heads.get(block)
+
+    def remember_head(self, block: bytes, head: ResponseHead) -> None:
+        """The same bytes mean the same head, unless the dynamic table had a part in it."""
+        if not self._decoder.has_history:
+            if len(self._heads) >= _MAX_KNOWN_HEADS:
+                self._heads.clear()
+            self._heads[block] = head
+
+    # -- called by the transport --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports do not inherit from asyncio's.
+        self._transport = cast("asyncio.Transport", transport)
+        self._out.append(PREFACE)
+        self._flush()
+        if self._health.read_idle_seconds:
+            self._checkup = self._loop.call_later(self._health.read_idle_seconds, self._check_up)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        kept = len(self._rest)
+        if not kept:
+            return _BUFFER
+        _BUFFER[:kept] = self._rest
+        return _BUFFER[kept:]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._heard_at = self._loop.time()
+        size = len(self._rest) + nbytes
+        self._rest = b""
+        try:
+            position = self._read_frames(size)
+        except ConnectionFault as fault:
+            self._fail(fault)
+            return
+        if position < size:
+            self._rest = bytes(_BUFFER[position:size])
+
+    def _read_frames(self, size: int) -> int:
+        """Take every whole frame in the buffer; returns where the rest begins.
+
+        Pieces of one body that lie one behind the other are passed on as one.
+        """
+        view = _BUFFER
+        streams = self._streams
+        stream: Http2Stream | None = None
+        pieces: list[memoryview] = []
+        window_bytes = position = 0
+        while size - position >= 9:
+            high, low, kind, flags, stream_id = read_frame_head(view, position)
+            length = high << 8 | low
+            if length > MAX_FRAME_BYTES:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame is longer than was agreed")
+            start = position + 9
+            end = start + length
+            if end > size:
+                break
+            position = end
+            if kind or self._open_block is not None or self._is_new:
+                if pieces and stream is not None:
+                    self._deliver(stream, pieces, window_bytes, ends=False)
+                    pieces, stream = [], None
+                self._take_frame(kind, flags, stream_id & 0x7FFFFFFF, start, end, size)
+                continue
+            self._taken_bytes += length
+            found = streams.get(stream_id)
+            if found is not stream:
+                if pieces and stream is not None:
+                    self._deliver(stream, pieces, window_bytes, ends=False)
+                stream, pieces, window_bytes = found, [], 0
+            if found is None:
+                self._check_is_over(stream_id)
+                continue
+            if flags & PADDED:
+                start, end = _without_padding(start, end)
+            pieces.append(view[start:end])
+            window_bytes += length
+            if flags & END_STREAM:
+                self._deliver(found, pieces, window_bytes, ends=True)
+                stream, pieces, window_bytes = None, [], 0
+        if pieces and stream is not None:
+            self._deliver(stream, pieces, window_bytes, ends=False)
+        if self._taken_bytes >= CONNECTION_WINDOW_BYTES // 4:
+            self.write(window_update(0, self._taken_bytes))
+            self._taken_bytes = 0
+        return position
+
+    def _deliver(
+        self, stream: Http2Stream, pieces: list[memoryview], window_bytes: int, *, ends: bool
+    ) -> None:
+        try:
+            stream.on_data(
+                bytes(pieces[0]) if len(pieces) == 1 else b"".join(pieces), window_bytes, ends=ends
+            )
+        except MalformedHeadError as error:
+            self._refuse(stream, error)
+
+    def _refuse(self, stream: Http2Stream, error: Exception) -> None:
+        """What came for the stream is not HTTP/2; the others go on (RFC 9113, 5.4.2)."""
+        self.drop(stream, ErrorCode.PROTOCOL_ERROR)
+        stream.fail(UpstreamProtocolError(f"the API server's answer is not HTTP/2: {error}"))
+
+    def _take_frame(self, kind: int, flags: int, stream_id: int, start: int, end: int, size: int) -> None:
+        """Any frame but DATA, and whatever comes in the middle of a header block or before the settings."""
+        if self._is_new:
+            if kind != SETTINGS or flags & ACK:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "it does not begin with its settings")
+            self._is_new = False
+        if self._open_block is not None and (kind != CONTINUATION or stream_id != self._open_block[0]):
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
+        if kind == HEADERS:
+            if flags & PADDED:
+                start, end = _without_padding(start, end)
+            if flags & HAS_PRIORITY:
+                start += 5
+            if start > end:
+                raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a HEADERS frame is too short")
+            self._take_block(stream_id, flags, bytes(_BUFFER[start:end]), size, end)
+        elif kind == CONTINUATION:
+            if self._open_block is None:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION continues nothing")
+            _, first_flags, before = self._open_block
+            self._open_block = None
+            flags = flags & END_HEADERS | first_flags
+            self._take_block(stream_id, flags, before + _BUFFER[start:end], size, end)
+        else:
+            take = _TAKE.get(kind)
+            if take is not None:
+                take(self, flags, stream_id, bytes(_BUFFER[start:end]))
+
+    # -- header blocks --
+
+    def _take_block(self, stream_id: int, flags: int, block: bytes, size: int, end: int) -> None:
+        if len(block) > MAX_HEAD_BYTES:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a head is longer than {MAX_HEAD_BYTES} bytes")
+        if not flags & END_HEADERS:
+            self._open_block = (stream_id, flags & END_STREAM, block)
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_is_over(stream_id)
+            # What it means is nobody's business any more; what it does to the table is.
+            self.decode(block)
+            return
+        # Head and body of a small answer come together and leave in one write.
+        is_alone = True
+        if size - end >= 9:
+            high, low, kind, _, next_id = read_frame_head(_BUFFER, end)
+            is_alone = kind != DATA or next_id != stream_id or (high << 8 | low) > size - end - 9
+        try:
+            stream.on_block(self, block, ends=bool(flags & END_STREAM), is_alone=is_alone)
+        except MalformedHeadError as error:
+            self._refuse(stream, error)
+
+    def _check_is_over(self, stream_id: int) -> None:
+        if not stream_id & 1 or stream_id >= self._next_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame is for a stream that was never opened")
+
+    # -- other frames --
+
+    def _take_rst_stream(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a RST_STREAM frame has a wrong length")
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_is_over(stream_id)
+            return
+        code = read_number(payload)
+        self.drop(stream)
+        stream.fail(
+            UpstreamUnreachable(f"the API server ended the request ({error_name(code)})"),
+            is_unprocessed=code == ErrorCode.REFUSED_STREAM,
+        )
+
+    def _take_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "settings are for the whole connection")
+        if len(payload) % 6 or (flags & ACK and payload):
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS frame has a wrong length")
+        if flags & ACK:
+            self._decoder.limit_table(0)
+            return
+        for key, value in read_settings(payload):
+            self._take_setting(key, value)
+        self.write(frame(SETTINGS, ACK, 0))
+        self._pump()
+
+    def _take_setting(self, key: int, value: int) -> None:
+        if key == Setting.MAX_CONCURRENT_STREAMS:
+            self._max_streams = value
+        elif key == Setting.INITIAL_WINDOW_SIZE:
+            if value > MAX_WINDOW_BYTES:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
+            for stream in self._streams.values():
+                stream.send_window_bytes += value - self._initial_window_bytes
+            self._initial_window_bytes = value
+        elif key == Setting.MAX_FRAME_SIZE:
+            if not MAX_FRAME_BYTES <= value < 1 << 24:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame size is out of bounds")
+            # Larger ones would only make others wait longer.
+        elif key == Setting.ENABLE_PUSH and value:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a server may not ask for pushes")
+
+    def _take_push_promise(self, flags: int, stream_id: int, payload: bytes) -> None:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a push was promised, which we have turned off")
+
+    def _take_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if stream_id or len(payload) != 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a PING frame is not one")
+        if not flags & ACK:
+            self.write(frame(PING, ACK, 0, payload))
+
+    def _take_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
+        """RFC 9113, 6.8: what is above the last stream was not looked at and may be asked again elsewhere."""
+        if stream_id or len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY frame is not one")
+        last_id = read_number(payload) & 0x7FFFFFFF
+        code = read_number(payload[4:])
+        self._is_ending = True
+        for stream in [each for each in self._streams.values() if each.id > last_id]:
+            self.drop(stream)
+            stream.fail(
+                UpstreamUnreachable(f"the API server closes the connection ({error_name(code)})"),
+                is_unprocessed=True,
+            )
+        if not self._pledged:
+            self.close()
+
+    def _take_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:
+        if len(payload) != 4:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a WINDOW_UPDATE frame has a wrong length")
+        more = read_number(payload) & 0x7FFFFFFF
+        if not stream_id:
+            if not more:
+                raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+            self.send_window_bytes += more
+            if self.send_window_bytes > MAX_WINDOW_BYTES:
+                raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
+            self._pump()
+            return
+        stream = self._streams.get(stream_id)
+        if stream is None:
+            self._check_is_over(stream_id)
+            return
+        stream.send_window_bytes += more
+        if not more or stream.send_window_bytes > MAX_WINDOW_BYTES:
+            self._refuse(stream, ValueError("a window that grows by nothing, or by too much"))
+            return
+        stream.pump()
+
+    def _pump(self) -> None:
+        for stream in [each for each in self._streams.values() if each.is_sending]:
+            stream.pump()
+
+    # -- writing --
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is not None and out:
+            self._transport.write(b"".join(out) if len(out) > 1 else out[0])
+
+    def pause_writing(self) -> None:
+        self.is_write_paused = True
+
+    def resume_writing(self) -> None:
+        self.is_write_paused = False
+        self._pump()
+
+    # -- health --
+
+    def _check_up(self) -> None:
+        """Ask a silent peer for a sign of life, and give up on one that does not answer."""
+        self._checkup = None
+        if self._transport is None:
+            return
+        now = self._loop.time()
+        health = self._health
+        if self._pinged_at is not None and self._heard_at < self._pinged_at:
+            self._lose(
+                UpstreamTimeout(
+                    f"the API server sent nothing for {now - self._heard_at:.0f} s and answers no PING; "
+                    "is the network up, and the VPN?"
+                )
+            )
+            return
+        self._pinged_at = None
+        silent_seconds = now - self._heard_at
+        wait_seconds = health.read_idle_seconds - silent_seconds
+        if wait_seconds <= 0.001:
+            self._pinged_at = now
+            self.write(frame(PING, 0, 0, bytes(8)))
+            wait_seconds = health.ping_seconds
+        self._checkup = self._loop.call_later(wait_seconds, self._check_up)
+
+    # -- ends --
+
+    def eof_received(self) -> bool:
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if self._checkup is not None:
+            self._checkup.cancel()
+            self._checkup = None
+        self._owner.forget(self)
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.is_over = True
+            if exc is None:
+                stream.fail_cut()
+            else:
+                stream.fail(self._explain(exc))
+
+    def _fail(self, fault: ConnectionFault) -> None:
+        self.write(goaway(fault.code))
+        self._flush()
+        self._lose(UpstreamProtocolError(f"the API server's answer is not HTTP/2: {fault}"), at_once=False)
+
+    def _lose(self, error: KproxyError, *, at_once: bool = True) -> None:
+        self._is_ending = True
+        streams, self._streams = self._streams, {}
+        for stream in streams.values():
+            stream.is_over = True
+            stream.fail(error)
+        if self._transport is not None:
+            if at_once:
+                self._transport.abort()
+            else:
+                self._transport.close()
+
+
+_TAKE: dict[int, Callable[[Http2Connection, int, int, bytes], None]] = {
+    RST_STREAM: Http2Connection._take_rst_stream,
+    SETTINGS: Http2Connection._take_settings,
+    PUSH_PROMISE: Http2Connection._take_push_promise,
+    PING: Http2Connection._take_ping,
+    GOAWAY: Http2Connection._take_goaway,
+    WINDOW_UPDATE: Http2Connection._take_window_update,
+}
+"""What is not here is ignored: PRIORITY, and frames that are not known (RFC 9113, 4.1)."""
+
+
+def _without_padding(start: int, end: int) -> tuple[int, int]:
+    if start == end or (padding := _BUFFER[start]) >= end - start:
+        raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame is all padding")
+    return start + 1, end - padding

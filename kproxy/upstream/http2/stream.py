@@ -1,0 +1,255 @@
+"""One request on an HTTP/2 connection, and its answer."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from kproxy.errors import KproxyError, UpstreamUnreachable
+from kproxy.framing import Body, LengthBody, body_of
+from kproxy.upstream.carrier import Outgoing, Receiver
+from kproxy.upstream.http2.frames import (
+    DATA,
+    END_STREAM,
+    MAX_FRAME_BYTES,
+    STREAM_WINDOW_BYTES,
+    ErrorCode,
+    frame,
+    head_frames,
+    window_update,
+)
+from kproxy.upstream.http2.heads import head_of, trailers_of, without_body
+from kproxy.upstream.http2.hpack import Pair, encode_fields, encode_request
+from kproxy.wire import Field, MalformedHeadError, ResponseHead
+
+
+class Connection(Protocol):
+    """What a stream needs of its connection."""
+
+    send_window_bytes: int
+    is_write_paused: bool
+
+    @property
+    def is_usable(self) -> bool: ...
+
+    def begin(self, stream: Http2Stream, block: bytes, *, ends: bool) -> None:
+        """Give the stream its number and window, and send its head."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def drop(self, stream: Http2Stream, code: ErrorCode | None = None) -> None:
+        """The stream is over. `code`: it is cut, and the API server must be told. Idempotent."""
+
+    def decode(self, block: bytes) -> list[Pair]:
+        """The fields of a header block, each block once and in order."""
+
+    def known_head(self, block: bytes) -> ResponseHead | None:
+        """The head that the same bytes were before; then they need not be decoded."""
+
+    def remember_head(self, block: bytes, head: ResponseHead) -> None: ...
+
+
+class Http2Stream:
+    """A Carrier: one request on a connection."""
+
+    __slots__ = (
+        "_body",
+        "_connection",
+        "_ends",
+        "_is_local_done",
+        "_is_paused",
+        "_is_stalled",
+        "_receiver",
+        "_taken_bytes",
+        "_trailers",
+        "_unsent",
+        "id",
+        "is_over",
+        "is_reused",
+        "send_window_bytes",
+        "wants_payload",
+    )
+
+    def __init__(self, connection: Connection, *, is_reused: bool) -> None:
+        self._connection = connection
+        self.is_reused = is_reused
+        self.wants_payload = False
+        self.id = 0
+        """0 until it is sent."""
+        self.is_over = False
+        self.send_window_bytes = 0
+        self._receiver: Receiver | None = None
+        self._body: Body | None = None
+        self._taken_bytes = 0
+        self._unsent = b""
+        self._trailers: list[Field] = []
+        self._ends = False
+        self._is_local_done = False
+        self._is_paused = False
+        self._is_stalled = False
+
+    # -- called by the owner of the request --
+
+    @property
+    def is_usable(self) -> bool:
+        return self._connection.is_usable
+
+    def send(self, receiver: Receiver, request: Outgoing, body: bytes, trailers: list[Field] | None) -> None:
+        connection = self._connection
+        self._receiver = receiver
+        block = request.header_block
+        if block is None:
+            block = request.header_block = encode_request(request.block, is_tls=True)
+        self._is_local_done = ends = trailers is not None and not body and not trailers
+        connection.begin(self, block, ends=ends)
+        if not ends:
+            self._unsent = body
+            if trailers is not None:
+                self._ends = True
+                self._trailers = trailers
+            self.pump()
+
+    def send_body(self, data: bytes) -> None:
+        self._unsent = self._unsent + data if self._unsent else data
+        self.pump()
+
+    def end_body(self, trailers: list[Field]) -> None:
+        if not self._is_local_done:
+            self._ends = True
+            self._trailers = trailers
+            self.pump()
+
+    def pause_reading(self) -> None:
+        self._is_paused = True
+
+    def resume_reading(self) -> None:
+        self._is_paused = False
+        self._give_window()
+
+    def release(self) -> None:
+        self.abort()
+
+    def abort(self) -> None:
+        self._receiver = None
+        self._connection.drop(self, ErrorCode.CANCEL)
+
+    # -- called by the connection --
+
+    @property
+    def is_sending(self) -> bool:
+        return not self._is_local_done
+
+    def pump(self) -> None:
+        """Send of the body what the windows allow; tell the receiver when the rest must wait."""
+        if self.is_over:
+            return
+        connection = self._connection
+        unsent = self._unsent
+        position, size = 0, len(unsent)
+        while position < size:
+            room = min(
+                size - position,
+                MAX_FRAME_BYTES,
+                connection.send_window_bytes,
+                self.send_window_bytes,
+            )
+            if room <= 0 or connection.is_write_paused:
+                break
+            connection.send_window_bytes -= room
+            self.send_window_bytes -= room
+            end = position + room
+            is_last = self._ends and end == size and not self._trailers
+            connection.write(frame(DATA, END_STREAM if is_last else 0, self.id, unsent[position:end]))
+            self._is_local_done = is_last
+            position = end
+        self._unsent = unsent[position:] if position else unsent
+        if self._unsent:
+            if not self._is_stalled and self._receiver is not None:
+                self._is_stalled = True
+                self._receiver.on_upstream_paused()
+            return
+        if self._ends and not self._is_local_done:
+            self._is_local_done = True
+            if self._trailers:
+                block = encode_fields([field[2] for field in self._trailers])
+                connection.write(head_frames(self.id, block, ends=True))
+            else:
+                connection.write(frame(DATA, END_STREAM, self.id))
+        if self._is_stalled:
+            self._is_stalled = False
+            if self._receiver is not None:
+                self._receiver.on_upstream_resumed()
+
+    def on_block(self, connection: Connection, block: bytes, *, ends: bool, is_alone: bool) -> None:
+        """A whole header block: an interim or final head, or trailers. Raises MalformedHeadError."""
+        receiver = self._receiver
+        if self._body is not None:
+            fields = connection.decode(block)
+            if not ends:
+                raise MalformedHeadError("trailers that do not end the answer")
+            self._finish(trailers_of(fields))
+            return
+        head = connection.known_head(block) if not ends else None
+        if head is None:
+            head = head_of(connection.decode(block))
+            if head.status < 200:
+                if ends or head.status == 101:
+                    raise MalformedHeadError(f"a {head.status} that ends the answer or switches protocols")
+                if receiver is not None:
+                    receiver.on_interim(head)
+                return
+            if ends:
+                head = without_body(head, receiver.method if receiver is not None else "GET")
+            else:
+                connection.remember_head(block, head)
+        if receiver is None:
+            return
+        self.is_reused = False
+        self._body = body = body_of(head, receiver.method)
+        self.wants_payload = receiver.on_head(head, body, is_alone=is_alone and not ends)
+        if ends and self._receiver is receiver:
+            self._finish([])
+
+    def on_data(self, data: bytes, window_bytes: int, *, ends: bool) -> None:
+        """A piece of the body; `window_bytes` is what it took of the window. Raises MalformedHeadError."""
+        receiver, body = self._receiver, self._body
+        if receiver is None:
+            return
+        if body is None:
+            raise MalformedHeadError("a body before its head")
+        if data:
+            if body.feed(data) < len(data):
+                raise MalformedHeadError("a body that is longer than its Content-Length")
+            self._taken_bytes += window_bytes
+            if self._taken_bytes > STREAM_WINDOW_BYTES:
+                raise MalformedHeadError("more of a body than its window has room for")
+            receiver.on_body(data)
+            if self._taken_bytes >= STREAM_WINDOW_BYTES // 2 and not ends:
+                self._give_window()
+        if ends and self._receiver is receiver:
+            self._finish([])
+
+    def _give_window(self) -> None:
+        if self._taken_bytes and not self._is_paused and not self.is_over:
+            self._connection.write(window_update(self.id, self._taken_bytes))
+            self._taken_bytes = 0
+
+    def _finish(self, trailers: list[Field]) -> None:
+        receiver, self._receiver = self._receiver, None
+        if isinstance(self._body, LengthBody) and not self._body.is_finished:
+            self._receiver = receiver
+            raise MalformedHeadError("an answer that is shorter than its Content-Length")
+        if self._is_local_done:
+            self._connection.drop(self)
+        if receiver is not None:
+            receiver.on_end(trailers)
+
+    def fail(self, error: KproxyError, *, is_unprocessed: bool = False) -> None:
+        """Tell the receiver; the connection has let go of the stream already."""
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            receiver.on_lost(error, is_unprocessed=is_unprocessed)
+
+    def fail_cut(self) -> None:
+        """`fail` for a connection that has ended."""
+        where = "before it answered" if self._body is None else "in the middle of its answer"
+        self.fail(UpstreamUnreachable(f"the API server closed the connection {where}"))
