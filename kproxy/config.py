@@ -275,7 +275,7 @@ LIVE: Mapping[str, tuple[str, ...]] = {
         "contexts", "all_contexts", "context_idle",
     ),
     "connections": (
-        "append_server_path", "keepalive", "exec_timeout", "exec_path", "kuberc", "oidc_write_back",
+        "append_server_path", "keepalive", "http2", "exec_timeout", "exec_path", "kuberc", "oidc_write_back",
         "rotate_close",
     ),
     "log": ("log_format", "v"),
