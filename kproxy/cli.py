@@ -6,21 +6,34 @@ ADDRESS` and what a sub-command was asked to show go to stdout.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from kproxy import __version__, arguments
 from kproxy.arguments import CommandLine
 from kproxy.commands import COMMANDS
 from kproxy.config import OPTIONS, Config
 from kproxy.errors import ConfigError, KproxyError, KubeconfigError
+from kproxy.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
 from kproxy.kubeconfig import ResolvedContext
+from kproxy.listening import ListenerConfig
 from kproxy.options import Option, nearest
 from kproxy.settings import Settings, read
 
+if TYPE_CHECKING:
+    from kproxy.daemon import Launch
+    from kproxy.logfile import LogFile
+    from kproxy.supervisor import Supervisor
+
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
+EXIT_NOT_RUNNING = 3
+"""The instance that was asked about does not run, in the words of the Linux Standard Base."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as a shell tells it; once kproxy serves, Ctrl-C is an orderly end."""
 
@@ -103,11 +116,25 @@ def _version(line: CommandLine) -> int:
 
 
 def _serve(line: CommandLine) -> int:
-    config = _sound_config(line)
+    return _run_server(_sound_config(line))
+
+
+def _run_server(config: Config, keeper: Supervisor | None = None, log_file: LogFile | None = None) -> int:
     # Imported here: --help and version need no event loop, which takes a tenth of a second.
     from kproxy.server import run
+    from kproxy.supervisor import Supervisors
+    from kproxy.systemd import take_notifier, take_passed_sockets
 
-    return run(config, announce=_announce)
+    if passed := take_passed_sockets(os.environ):
+        listeners = tuple(ListenerConfig(fd=each.descriptor) for each in passed)
+        config = replace(config, listeners=listeners)
+    told = (keeper, take_notifier(os.environ))
+    return run(
+        config,
+        announce=_announce,
+        supervisor=Supervisors(each for each in told if each is not None),
+        log_file=log_file,
+    )
 
 
 def _demo(line: CommandLine) -> int:
@@ -206,10 +233,171 @@ def _complain(*lines: str) -> None:
         print(line, file=sys.stderr)
 
 
+# -- instances --
+
+
+def _start(line: CommandLine) -> int:
+    # Imported here: as in _run_server.
+    from kproxy import daemon
+
+    launch = _launch(line)
+    with _instances(create=True) as folder:
+        if "foreground" in line.flags:
+            code = daemon.serve_in_foreground(launch, folder, _run_server)
+            return code if isinstance(code, int) else _tell_of_another(code, launch)
+        timeout_seconds = line.flags.get("timeout", daemon.START_SECONDS)
+        record, is_new = daemon.start(launch, folder, _run_server, timeout_seconds=timeout_seconds)
+        return _tell_started(record) if is_new else _tell_of_another(record, launch)
+
+
+def _launch(line: CommandLine) -> Launch:
+    from kproxy.daemon import Launch
+    from kproxy.settings import as_flags
+
+    config = _sound_config(line)
+    arguments, withheld = as_flags(line.given, Path.cwd())
+    return Launch(name=_name(line), config=config, arguments=arguments, withheld=withheld)
+
+
+def _name(line: CommandLine) -> str:
+    return str(line.flags.get("name", DEFAULT_NAME))
+
+
+def _instances(*, create: bool) -> InstanceFolder:
+    """The folder of instances. Raises InstanceError, or FileNotFoundError when there never was one."""
+    return InstanceFolder(state_folder(os.environ), create=create)
+
+
+def _tell_started(record: Record) -> int:
+    for address in record.addresses:
+        _announce(address)
+    options = "" if record.name == DEFAULT_NAME else f" --name={record.name}"
+    _complain(f"kproxy{options} runs in the background (pid {record.pid}); see `kproxy status{options}`")
+    return EXIT_FINE
+
+
+def _tell_of_another(record: Record, launch: Launch) -> int:
+    """It runs already: fine if it is what was asked for."""
+    which = f'instance "{record.name}" is already running (pid {record.pid})'
+    if record.withheld or launch.withheld:
+        flags = ", ".join(sorted({*record.withheld, *launch.withheld}))
+        return _fail(f"{which}; {flags} is not kept, so it may be another; use `kproxy restart` or --name")
+    if record.arguments != launch.arguments:
+        shown = " ".join(record.arguments) or "no flags"
+        return _fail(f"{which} with other settings ({shown}); use `kproxy restart` or another --name")
+    for address in record.addresses:
+        _announce(address)
+    _complain(which)
+    return EXIT_FINE
+
+
+def _stop(line: CommandLine) -> int:
+    from kproxy import daemon
+
+    name = _name(line)
+    stopped = None
+    with contextlib.suppress(FileNotFoundError), _instances(create=False) as folder:
+        stopped = daemon.stop(name, folder, timeout_seconds=line.flags.get("timeout"))
+    if stopped is None:
+        _complain(f'instance "{name}" is not running')
+    else:
+        _complain(f'instance "{name}" is stopped (it was pid {stopped.pid})')
+    return EXIT_FINE
+
+
+def _restart(line: CommandLine) -> int:
+    from kproxy import daemon
+
+    with _instances(create=True) as folder:
+        name = _name(line)
+        record = folder.read(name)
+        if record is not None and not record.is_detached and folder.is_locked(name):
+            raise InstanceError(
+                f'instance "{name}" runs in the foreground (pid {record.pid}); restart it where it was '
+                "started, as with `systemctl --user restart`"
+            )
+        if record is not None and not line.given:
+            line = _as_before(line, record)
+        launch = _launch(line)
+        # What runs is stopped only for something that can be started.
+        _rehearse(launch.config)
+        daemon.stop(name, folder, timeout_seconds=line.flags.get("timeout"))
+        record, is_new = daemon.start(launch, folder, _run_server, timeout_seconds=daemon.START_SECONDS)
+        return _tell_started(record) if is_new else _tell_of_another(record, launch)
+
+
+def _as_before(line: CommandLine, record: Record) -> CommandLine:
+    """The command line with the settings that the instance was started with, in the folder it started in."""
+    if record.withheld:
+        raise ConfigError(
+            f'instance "{record.name}" was started with {", ".join(record.withheld)}, which is not kept; '
+            "give all its flags once more"
+        )
+    try:
+        os.chdir(record.folder)
+    except OSError as error:
+        raise InstanceError(
+            f"{record.folder}, where it was started, cannot be entered ({error.strerror}); "
+            "give its flags once more"
+        ) from None
+    before = arguments.parse([line.command.name, *record.arguments])
+    before.flags = line.flags
+    before.problems += line.problems
+    return before
+
+
+def _status(line: CommandLine) -> int:
+    from kproxy.inquiry import as_json, as_lines, look
+
+    standings, logs = [], {}
+    with contextlib.suppress(FileNotFoundError), _instances(create=False) as folder:
+        names = [_name(line)] if "name" in line.flags else folder.names()
+        standings = [look(name, folder) for name in names]
+        logs = {name: str(folder.log_files(name)[-1]) for name in names}
+    if "json" in line.flags:
+        print(json.dumps({"instances": [as_json(each) for each in standings]}, indent=2))
+    elif not standings:
+        print(f"no instance runs (looked in {state_folder(os.environ)})")
+    else:
+        for standing in standings:
+            print(*as_lines(standing, logs[standing.name]), sep="\n")
+    return EXIT_FINE if any(each.is_running for each in standings) else EXIT_NOT_RUNNING
+
+
+def _logs(line: CommandLine) -> int:
+    from kproxy.logtail import log_lines
+
+    count = line.flags.get("tail", 100)
+    is_followed = "follow" in line.flags
+    name = _name(line)
+    record = None
+    try:
+        with _instances(create=False) as folder:
+            files, record = folder.log_files(name), folder.read(name)
+        for piece in log_lines(files, None if count < 0 else count, follow=is_followed):
+            sys.stdout.buffer.write(piece)
+            if is_followed:
+                sys.stdout.buffer.flush()
+        sys.stdout.buffer.flush()
+    except FileNotFoundError:
+        if record is not None and not record.is_detached:
+            raise InstanceError(
+                f'instance "{name}" writes its log where it was started; see '
+                "`journalctl --user --unit=kproxy*` if that was systemd"
+            ) from None
+        raise InstanceError(f'instance "{name}" has no log in {state_folder(os.environ)}') from None
+    return EXIT_FINE
+
+
 _HANDLERS: Mapping[str, Callable[[CommandLine], int]] = {
     "": _serve,
     "proxy": _serve,
     "demo": _demo,
+    "start": _start,
+    "stop": _stop,
+    "restart": _restart,
+    "status": _status,
+    "logs": _logs,
     "check": _check,
     "version": _version,
     "help": _help,

@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kproxy.options import SWITCH, Kind
+from kproxy.instance import NAME_RULE, is_name
+from kproxy.options import SWITCH, Duration, Kind, Number
 
 SERVE = "Serve"
+BACKGROUND = "Serve in the background"
 LOOK = "Look and learn"
 
 
@@ -68,7 +70,26 @@ class Command:
         return f"kproxy {self.name}".rstrip()
 
 
+class InstanceName(Kind):
+    """What an instance may be called."""
+
+    expected = NAME_RULE
+
+    def parse(self, text: str) -> str:
+        if not is_name(text):
+            raise self.unusable(text)
+        return text
+
+
 JSON = Flag(name="json", meaning="Answer as JSON.")
+NAME = Flag(name="name", meaning='Which instance; "default" unless given.', kind=InstanceName("NAME"))
+_PERIOD = Duration(0.0, "a duration of zero or more, such as 30s or 1m30s")
+START_TIMEOUT = Flag(name="timeout", meaning="How long the start may take; 60s unless given.", kind=_PERIOD)
+STOP_TIMEOUT = Flag(
+    name="timeout",
+    meaning="How long to wait for the end; the grace period and 5s unless given.",
+    kind=_PERIOD,
+)
 
 _TABLE = (
     Command(
@@ -93,6 +114,54 @@ _TABLE = (
         group=SERVE,
         meaning="Serve a pretend cluster, to try kproxy without a real one.",
         takes_settings=True,
+    ),
+    Command(
+        name="start",
+        group=BACKGROUND,
+        meaning="Serve in the background; returns once it serves, or says why it does not.",
+        takes_settings=True,
+        flags=(
+            NAME,
+            START_TIMEOUT,
+            Flag(name="foreground", meaning="Stay in the foreground, for service managers."),
+        ),
+        examples=(
+            ("kproxy start", "serve the current context on port 8001"),
+            ("kproxy start --name=dev --context=dev --port=8002", "another one beside it"),
+        ),
+    ),
+    Command(
+        name="stop",
+        group=BACKGROUND,
+        meaning="End it in order: open requests may end, for as long as its --grace-period says.",
+        flags=(NAME, STOP_TIMEOUT),
+    ),
+    Command(
+        name="restart",
+        group=BACKGROUND,
+        meaning="Stop and start it, with the settings it was started with or, if any are given, with those.",
+        takes_settings=True,
+        flags=(NAME, STOP_TIMEOUT),
+    ),
+    Command(
+        name="status",
+        group=BACKGROUND,
+        meaning="Show what runs; the exit code is 0 when it does and 3 when not.",
+        flags=(NAME, JSON),
+    ),
+    Command(
+        name="logs",
+        group=BACKGROUND,
+        meaning="Show its log.",
+        flags=(
+            NAME,
+            Flag(name="follow", meaning="Go on with what is added.", short="f"),
+            Flag(
+                name="tail",
+                meaning="How many lines to begin with; 100 unless given, -1 for all.",
+                kind=Number(-1, 10**9),
+            ),
+        ),
     ),
     Command(
         name="check",

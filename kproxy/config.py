@@ -238,6 +238,10 @@ class Config:
         0.0, "How long to serve on after SIGTERM, with /-/readyz at 503: time for a load balancer to notice.",
         RUNNING, _PERIOD, name="shutdown_delay",
     )  # fmt: skip
+    log_max_bytes: int = option(
+        4_194_304, "How large the log of `kproxy start` may grow; one older file is kept beside it.",
+        RUNNING, Number(4096, 2**40),
+    )  # fmt: skip
     config: str | None = option(
         None, "Config file: the same settings in YAML, with underscores for dashes; off for none. Otherwise "
         "$KPROXY_CONFIG, then ~/.config/kproxy/config.yaml.", RUNNING, FILE,

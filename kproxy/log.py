@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from json.encoder import encode_basestring_ascii as _quoted
 from typing import TYPE_CHECKING, Any, TextIO, cast
@@ -73,10 +73,12 @@ class Output:
     The descriptor is left in blocking mode: it is shared with the shell and other programs.
     """
 
-    def __init__(self, descriptor: int) -> None:
+    def __init__(self, descriptor: int, make_room: Callable[[int], None] | None = None) -> None:
+        """`make_room` is told how many bytes come next, and may put another file behind the descriptor."""
         self.is_json = True
         self.level = logging.INFO
         self.is_terminal = os.isatty(descriptor)
+        self._make_room = make_room
         self._descriptor = descriptor
         # A pipe that select calls writable takes PIPE_BUF bytes without waiting (POSIX); a file takes all.
         is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
@@ -121,7 +123,10 @@ class Output:
             try:
                 if not select.select([], [self._descriptor], [], left)[1]:
                     return
-                written = os.write(self._descriptor, self._backlog[: self._piece_bytes])
+                piece = self._backlog[: self._piece_bytes]
+                if self._make_room is not None:
+                    self._make_room(len(piece))
+                written = os.write(self._descriptor, piece)
             except OSError:
                 return  # a full disk or a reader that has gone: perhaps the next line has more luck
             del self._backlog[:written]
@@ -292,12 +297,20 @@ def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def configure(log_format: str, verbosity: int, stream: TextIO | None = None) -> Output:
-    """Send every log line of the process, Python libraries' too, to `stream` (stderr unless given)."""
+def configure(
+    log_format: str,
+    verbosity: int,
+    stream: TextIO | None = None,
+    make_room: Callable[[int], None] | None = None,
+) -> Output:
+    """Send every log line of the process, Python libraries' too, to `stream` (stderr unless given).
+
+    `make_room` as `Output` has it.
+    """
     target = stream or cast("TextIO | None", sys.stderr)
     # With `2>&-` descriptor 2 soon belongs to a socket, which is no place for a log.
     descriptor = target.fileno() if target else os.open(os.devnull, os.O_WRONLY)
-    output = Output(descriptor)
+    output = Output(descriptor, make_room)
     adjust(output, log_format, verbosity)
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, _LibraryHandler)]:

@@ -59,6 +59,10 @@ class Kind:
         """What a flag means that was given twice, where `repeats` is set."""
         return (*first, *second)
 
+    def absolute(self, text: str, folder: Path) -> str:
+        """The text of a flag given in `folder`, as it has to be in any other."""
+        return text
+
     def unusable(self, value: object) -> Unusable:
         shown = repr(value)
         return Unusable(f"expected {self.expected}, got {shown if len(shown) <= 80 else shown[:77] + '...'}")
@@ -86,6 +90,9 @@ class FilePath(Kind):
         path: str | None = super().take(value, folder)
         return path and os.path.join(folder, os.path.expanduser(path))
 
+    def absolute(self, text: str, folder: Path) -> str:
+        return text and os.path.join(folder, text)
+
 
 class SearchPath(FilePath):
     """Folders in the form of $PATH, relative ones as in `FilePath`."""
@@ -98,6 +105,9 @@ class SearchPath(FilePath):
             os.pathsep.join(filter(None, (super(SearchPath, self).take(part, folder) for part in parts)))
             or None
         )
+
+    def absolute(self, text: str, folder: Path) -> str:
+        return os.pathsep.join(os.path.join(folder, part) for part in text.split(os.pathsep) if part)
 
 
 class UrlPrefix(Kind):

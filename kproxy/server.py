@@ -34,6 +34,7 @@ from kproxy.kubecontext import server_address, warnings_for
 from kproxy.kuberc import PluginPolicy
 from kproxy.listener import Listener, bind
 from kproxy.log import AccessLog, Output, configure
+from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
 from kproxy.overview import Overview
 from kproxy.plan import Plan, prepare
@@ -59,13 +60,15 @@ def run(
     announce: Callable[[str], None],
     demo: bool = False,
     supervisor: Supervisor = NOBODY,
+    log_file: LogFile | None = None,
 ) -> int:
     """Serve until a signal ends it; returns the exit code.
 
     `announce` is told the bound address once connections are accepted, and `supervisor` after it. Raises
     ConfigError with every problem found before that, ListenError when the address cannot be had.
     """
-    output = configure(config.log_format, config.verbosity)
+    make_room = log_file.make_room if log_file is not None else None
+    output = configure(config.log_format, config.verbosity, make_room=make_room)
     with contextlib.closing(_new_loop()) as loop:
         try:
             return loop.run_until_complete(_serve(config, announce, output, loop, demo, supervisor))

@@ -87,6 +87,17 @@ def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
     )
 
 
+def as_flags(given: Sequence[Given], folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The same settings as words that mean the same everywhere, and the flags of secrets, without these.
+
+    Paths are made absolute from `folder`, and the order is that of the names: equal settings are equal here.
+    """
+    kept = sorted((each for each in given if not each.option.secret), key=lambda each: each.option.name)
+    flags = (f"{each.option.flag}={each.option.kind.absolute(each.text, folder)}" for each in kept)
+    secret = {each.option.flag for each in given if each.option.secret}
+    return tuple(flags), tuple(sorted(secret))
+
+
 _Found = dict[str, tuple[Any, str]]
 """Field name -> its value and where that comes from."""
 

@@ -35,11 +35,12 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("readiness", "overview", "statuspage", "endpoints"),
     ("app",),
     # The process.
-    ("supervisor",),
-    ("systemd",),
+    ("supervisor", "logfile", "instance"),
+    ("systemd", "logtail"),
     ("portholder", "listener", "reload"),
     ("plan", "reloading"),
     ("server",),
+    ("daemon", "inquiry"),
     ("commands", "arguments", "usage", "cli"),
     ("__main__",),
 )
