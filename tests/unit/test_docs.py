@@ -15,7 +15,9 @@ import yaml
 from kproxy.arguments import IGNORED_FLAGS, WISHES
 from kproxy.commands import COMMANDS, own_flags
 from kproxy.config import OPTIONS, Config
+from kproxy.endpoints import ENDPOINTS, PREFIX
 from kproxy.log import EVENTS
+from kproxy.metrics import METRICS
 from kproxy.options import Option
 from kproxy.settings import Given, read
 
@@ -108,6 +110,39 @@ def test_every_event_is_in_the_readme_and_the_reverse() -> None:
     assert set(told) == set(EVENTS)
     for name, meaning in EVENTS.items():
         assert any(meaning in cells for cells in told[name])
+
+
+def test_every_endpoint_is_in_the_readme_and_the_reverse() -> None:
+    """The table of endpoints is ENDPOINTS, word for word, with the index before it."""
+    told = {name: cells for name, cells in rows().items() if name.startswith(PREFIX)}
+    assert set(told) - {PREFIX} == {PREFIX + name for name in ENDPOINTS}
+    for name, about in ENDPOINTS.items():
+        assert any(about in cells for cells in told[PREFIX + name])
+
+
+def test_every_metric_is_in_the_readme_and_the_reverse() -> None:
+    """With its kind, labels and meaning, word for word; process_ ones that the kernel tells stand beside."""
+    told = {
+        name: cells for name, cells in rows().items() if re.fullmatch(r"(?:kproxy|process)_[a-z_]+", name)
+    }
+    kernel = {f"process_{name}" for name in KERNEL}
+    assert set(told) == {*METRICS, *kernel}
+    for name, about in METRICS.items():
+        labels = ", ".join(f"`{label}`" for label in about.labels) or "-"
+        assert told[name] == [[f"`{name}`", about.kind, labels, about.help]]
+
+
+KERNEL = ("cpu_seconds_total", "resident_memory_bytes", "virtual_memory_bytes", "open_fds", "max_fds")
+"""What prometheus_client tells of a process on Linux, beside its start."""
+
+
+def test_the_kernels_metrics_are_those_that_are_told() -> None:
+    """Another version of prometheus_client may have more."""
+    from prometheus_client import ProcessCollector
+
+    found = {metric.name for metric in ProcessCollector(registry=None).collect()}
+    wanted = {f"process_{name}".removesuffix("_total") for name in KERNEL} | {"process_start_time_seconds"}
+    assert found in (wanted, set()), "empty without /proc"
 
 
 def test_every_room_is_on_the_map_in_the_readme() -> None:
