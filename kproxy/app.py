@@ -192,6 +192,7 @@ class App:
             fetch_mode=head.text(b"sec-fetch-mode"),
             fetch_dest=head.text(b"sec-fetch-dest"),
             is_upgrade=head.is_upgrade,
+            is_tls=downstream.listener.is_tls,
             own_pages_only=site.origin_of is not None or self._is_of_context(origin),
         )
         if denied is not None:

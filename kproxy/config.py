@@ -82,6 +82,18 @@ class Config:
         "given several times. Alone it takes the place of --port, --address and --unix-socket.", LISTEN,
         LISTENERS, flag_name="listen",
     )  # fmt: skip
+    tls_certificate: str | None = option(
+        None, "File of the certificate, with the chain behind it, that clients are served https with. Taken "
+        "up anew when it changes.", LISTEN, FILE,
+    )  # fmt: skip
+    tls_key: str | None = option(
+        None, "File of the certificate's key; otherwise the key stands in the file of the certificate.",
+        LISTEN, FILE,
+    )  # fmt: skip
+    tls_self_signed: bool = option(
+        False, "Serve clients https with a certificate of your own, which is made once and kept in "
+        "~/.local/state/kproxy/tls.", LISTEN, SWITCH,
+    )  # fmt: skip
     unsafe_listen: bool = option(
         False, "Listen where other machines can reach kproxy, although it cannot tell its callers apart.",
         LISTEN, SWITCH,
@@ -213,8 +225,9 @@ class Config:
         True, "Write renewed OIDC tokens back to the kubeconfig, as kubectl does.", CREDENTIALS, SWITCH
     )
     reload: bool = option(
-        True, "Notice changes of the kubeconfig and of the files it names.", CREDENTIALS, SWITCH
-    )
+        True, "Notice changes of the kubeconfig, of the files it names and of certificates.", CREDENTIALS,
+        SWITCH,
+    )  # fmt: skip
     rotate_close: bool = option(
         False, "Close open streams when the credential changes, not only idle connections.",
         CREDENTIALS, SWITCH,
@@ -255,7 +268,14 @@ class Config:
     def listener_configs(self) -> tuple[ListenerConfig, ...]:
         """Every listener, with what it does not say itself taken from the settings for all."""
         return tuple(
-            completed(each, mode=self.unix_socket_mode, owner=self.unix_socket_owner)
+            completed(
+                each,
+                certificate=self.tls_certificate,
+                key=self.tls_key,
+                self_signed=self.tls_self_signed,
+                mode=self.unix_socket_mode,
+                owner=self.unix_socket_owner,
+            )
             for each in self.listeners or (self.first_listener(),)
         )
 

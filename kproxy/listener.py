@@ -60,6 +60,8 @@ class Bound:
     """A listening socket, and its file if it is a unix socket that we made."""
 
     socket: socket.socket
+    names: tuple[str, ...] = ()
+    """What a certificate for it must name; empty for a unix socket, which has no TLS."""
     file: SocketFile | None = None
 
 
@@ -127,19 +129,29 @@ def bind(config: ListenerConfig, *, is_exposed_allowed: bool) -> list[Bound]:
     """
     if config.unix_socket is not None:
         return [bind_unix(config.unix_socket, mode=config.mode, owner=config.owner)]
+    sockets: tuple[socket.socket, ...]
     if config.fd is not None:
-        bounds = [Bound(socket=_adopt_descriptor(config))]
+        sockets = (_adopt_descriptor(config),)
     elif config.is_on_both_loopbacks:
-        return [Bound(socket=each) for each in _bind_both(config.port, setting=config.setting)]
+        sockets = _bind_both(config.port, setting=config.setting)
     else:
-        bounds = [Bound(socket=bind_tcp(config.address, config.port, setting=config.setting))]
+        sockets = (bind_tcp(config.address, config.port, setting=config.setting),)
+    bounds = [Bound(socket=each, names=_names_of(each, config)) for each in sockets]
     for bound in bounds:
-        if is_exposed_allowed or bound.socket.family == socket.AF_UNIX:
-            continue
-        if not is_loopback(host := bound.socket.getsockname()[0]):
+        if bound.names and not is_exposed_allowed and not is_loopback(bound.names[0]):
             bound.socket.close()
-            raise ConfigError(f"{config.label}: {exposure(host, is_tls=config.has_tls)}")
+            raise ConfigError(f"{config.label}: {exposure(bound.names[0], is_tls=config.has_tls)}")
     return bounds
+
+
+def _names_of(bound: socket.socket, config: ListenerConfig) -> tuple[str, ...]:
+    """Its address, and the name that it was asked for by."""
+    if bound.family == socket.AF_UNIX:
+        return ()
+    names = [bound.getsockname()[0]]
+    if config.is_tcp:
+        names.append(config.address.strip("[]"))
+    return tuple(dict.fromkeys(names))
 
 
 def bind_tcp(address: str, port: int, *, setting: str = "--address") -> socket.socket:

@@ -9,7 +9,7 @@ from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
-from kproxy.options import FILE, Kind, Name, Number, Problem, Unusable, nearest
+from kproxy.options import FILE, SWITCH, Kind, Name, Number, Problem, Unusable, nearest
 
 DEFAULT_ADDRESS, DEFAULT_PORT = "127.0.0.1", 8001
 
@@ -184,6 +184,9 @@ _KEYS: Mapping[str, Kind] = {
     "mode": MODE,
     "owner": OWNER,
     "fd": _FD,
+    "tls_certificate": FILE,
+    "tls_key": FILE,
+    "tls_self_signed": SWITCH,
 }
 """What an entry of `listeners` may hold. The names are those of the fields of `ListenerConfig`."""
 
@@ -294,6 +297,9 @@ def tls_clashes(found: Mapping[str, Any], *, is_unix: bool) -> Iterator[Problem]
 def completed(
     listener: ListenerConfig,
     *,
+    certificate: str | None,
+    key: str | None,
+    self_signed: bool,
     mode: int | None,
     owner: str | None,
 ) -> ListenerConfig:
@@ -304,7 +310,9 @@ def completed(
             mode=listener.mode if listener.mode is not None else mode,
             owner=listener.owner or owner,
         )
-    return listener
+    if listener.tls_certificate is not None or listener.tls_self_signed is not None:
+        return listener
+    return replace(listener, tls_certificate=certificate, tls_key=key, tls_self_signed=self_signed)
 
 
 def problems_among(

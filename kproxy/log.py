@@ -30,6 +30,11 @@ if TYPE_CHECKING:
     from kproxy.exchange import Exchange
 
 EVENTS: Mapping[str, str] = {
+    "certificate.created": "A certificate was made for --tls-self-signed: there was none, or it ends soon.",
+    "certificate.ending": "A listener's certificate ends within a week, or has ended; give it a new one.",
+    "certificate.loaded": "A listener serves https with this certificate; `fingerprint` is its SHA-256.",
+    "certificate.reload_failed": "Changed files of a certificate or key cannot be used; the old one stays.",
+    "certificate.reloaded": "New connections get this certificate, since its files changed.",
     "config.questioned": "A setting works, but is dangerous or probably not meant; `detail` says why.",
     "context.closed": "Nobody used a context for a while: its connections are closed until somebody does.",
     "context.opened": "The first request for a context beside the default one has come.",

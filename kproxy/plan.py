@@ -12,6 +12,7 @@ from kproxy.errors import ConfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
 from kproxy.kuberc import PluginPolicy, load_plugin_policy
 from kproxy.policy import Policy
+from kproxy.servertls import certificate_problems
 from kproxy.snapshot import Snapshot, take_snapshot
 
 
@@ -46,6 +47,7 @@ def prepare(config: Config) -> Plan:
         )
     except ConfigError as error:
         problems += error.problems
+    problems += certificate_problems(config.listener_configs())
     try:
         plugin_policy = load_plugin_policy(os.environ, config.kuberc)
     except ConfigError as error:
@@ -54,7 +56,7 @@ def prepare(config: Config) -> Plan:
         found = read_kubeconfig(config)
     except ConfigError as error:
         problems += error.problems
-    if policy is None or plugin_policy is None or found is None:
+    if problems or policy is None or plugin_policy is None or found is None:
         raise ConfigError(problems)
     kubeconfig, contexts, seen = found
     return Plan(

@@ -17,6 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from kproxy.errors import ConfigError, Denied
+from kproxy.listening import is_loopback
 from kproxy.pathrules import leaves_root, opens_stream, readings
 from kproxy.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
 
@@ -110,15 +111,19 @@ class Policy:
         fetch_dest: str | None,
         is_upgrade: bool,
         own_pages_only: bool = False,
+        is_tls: bool = False,
     ) -> Denied | None:
         """Refuse what a page of another site asks for. On also with --disable-filter.
 
-        With `own_pages_only` pages of other accepted hosts and ports are refused, too.
+        With `own_pages_only` pages of other accepted hosts and ports are refused, too. With `is_tls` the
+        request came over TLS, and only an https page can be our own.
 
         Programs that are no browsers send neither Origin nor Sec-Fetch-Site, and pass. A link or a typed
         address passes as well: a GET for the whole window, whose answer the other site cannot read.
         """
-        if origin is not None and not self._accepts_origin(origin, host, own_pages_only):
+        if origin is not None and not self._accepts_origin(
+            origin, host, own_pages_only=own_pages_only, is_tls=is_tls
+        ):
             return _denied(
                 self.accept_origins, f"pages of {_shown(origin)} may not use this proxy{self._way_in(origin)}"
             )
@@ -217,13 +222,17 @@ class Policy:
             found += rules.doubts()
         return tuple(found)
 
-    def _accepts_origin(self, origin: str, host: str | None, own_pages_only: bool) -> bool:
+    def _accepts_origin(self, origin: str, host: str | None, *, own_pages_only: bool, is_tls: bool) -> bool:
         if self.allows_origin(origin):
             return True
         parts = _ORIGIN.fullmatch(origin.lower())
         if parts is None or parts[1] not in _DEFAULT_PORTS:
             return False  # null, two origins, an extension: nothing a host list could speak for
-        if not own_pages_only and _match_host(self.origin_hosts, parts[2]):
+        is_listed = not own_pages_only and _match_host(self.origin_hosts, parts[2])
+        if is_tls and parts[1] == "http":
+            # Whoever is on the way can give plain http any page, under any name but this machine's own.
+            return is_listed and is_loopback(parts[2]) is True
+        if is_listed:
             return True
         authority = _authority(host) if host is not None else None
         default_port = _DEFAULT_PORTS[parts[1]]

@@ -43,6 +43,8 @@ from kproxy.readiness import Readiness
 from kproxy.relay import Relay
 from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Reloading, facts_of_all
+from kproxy.selfsigned import SelfSigned, folder_of
+from kproxy.servertls import Certificates
 from kproxy.supervisor import NOBODY, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import health_of, is_http2_disabled
@@ -121,7 +123,9 @@ async def _serve(
         owned.push_async_callback(endpoints.close)
         app = open_app(config, plan.policy, upstreams, relay, endpoints, loop)
         owned.callback(access_log.close)
-        listeners += open_listeners(config, app, metrics, owned)
+        certificates = Certificates(SelfSigned(folder_of(os.environ)), is_watching=config.reload)
+        listeners += open_listeners(config, certificates, app, metrics, owned)
+        await owned.enter_async_context(certificates)
         if config.reload:
             # Before we say that we serve: until it is handled, a SIGHUP ends the process.
             await owned.enter_async_context(
@@ -254,13 +258,19 @@ def open_app(
 
 
 def open_listeners(
-    config: Config, app: App, metrics: Metrics, owned: contextlib.AsyncExitStack
+    config: Config,
+    certificates: Certificates,
+    app: App,
+    metrics: Metrics,
+    owned: contextlib.AsyncExitStack,
 ) -> tuple[Listener, ...]:
-    """All sockets bound, or none: `owned` closes them again. Raises ConfigError or ListenError."""
+    """All sockets bound, or none: `owned` closes them again. Raises ConfigError or KproxyError."""
     opened = []
     for each in config.listener_configs():
         for bound in bind(each, is_exposed_allowed=config.unsafe_listen):
-            listener = Listener(bound.socket, app.dispatch, metrics.note, file=bound.file)
+            owned.callback(bound.socket.close)
+            tls = certificates.open(each, bound.names) if bound.names else None
+            listener = Listener(bound.socket, app.dispatch, metrics.note, file=bound.file, tls=tls)
             owned.callback(listener.stop_accepting)
             opened.append(listener)
     return tuple(opened)

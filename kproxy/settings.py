@@ -16,7 +16,7 @@ from typing import Any
 from kproxy.config import OPTIONS, Config
 from kproxy.contexts import CLUSTERS
 from kproxy.errors import ConfigError
-from kproxy.listening import problems_among
+from kproxy.listening import problems_among, tls_clashes
 from kproxy.options import Option, Unusable, nearest
 from kproxy.snapshot import Snapshot, take_snapshot
 
@@ -286,6 +286,9 @@ def _conflicts(config: Config, origins: Mapping[str, str]) -> Iterator[str]:
             f"({origins['unix_socket']}, {origins['port']})"
         )
     yield from _context_conflicts(config, origins)
+    tls = {name: getattr(config, name) for name in ("tls_certificate", "tls_key", "tls_self_signed")}
+    for (name,), problem in tls_clashes(tls, is_unix=False):
+        yield f"{name}: {problem} ({origins[str(name)]})"
     for label, problem in problems_among(config.listener_configs(), is_exposed_allowed=config.unsafe_listen):
         origin = origins.get(label.partition("[")[0])
         yield f"{label}: {problem}" + (f" ({origin})" if origin else "")

@@ -119,8 +119,8 @@ def _identify(context: ssl.SSLContext, certificate: ClientCertificate, fields: t
         raise KubeconfigError(f"{key_field}: failed to find a private key in PEM form")
     try:
         with (
-            _memory_file(certificate.certificate_pem) as certificate_path,
-            _memory_file(certificate.key_pem) as key_path,
+            memory_file(certificate.certificate_pem) as certificate_path,
+            memory_file(certificate.key_pem) as key_path,
         ):
             context.load_cert_chain(certificate_path, key_path, password=ask)
     except ssl.SSLError as error:
@@ -132,7 +132,7 @@ def _identify(context: ssl.SSLContext, certificate: ClientCertificate, fields: t
 
 
 @contextmanager
-def _memory_file(content: bytes) -> Iterator[str]:
+def memory_file(content: bytes) -> Iterator[str]:
     """A path at which OpenSSL can read `content`; no other user can, and afterwards it is gone."""
     descriptor = _anonymous_file(content)
     if descriptor is not None:

@@ -16,8 +16,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     # Pure: values and decisions, no event loop, no sockets.
-    ("requestinfo", "pathrules", "goregexp", "rules", "policy"),
-    ("wire", "framing", "headers", "exchange", "options", "listening"),
+    ("requestinfo", "pathrules", "goregexp", "rules", "options", "listening", "policy"),
+    ("wire", "framing", "headers", "exchange"),
     ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc", "contexts"),
     ("snapshot",),
     ("config", "settings"),
@@ -38,6 +38,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("supervisor", "logfile", "instance"),
     ("systemd", "logtail"),
     ("portholder", "listener", "reload"),
+    ("keypair", "selfsigned", "servertls"),
     ("plan", "reloading"),
     ("server",),
     ("daemon", "inquiry"),
@@ -251,7 +252,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     ("logging", mentions("logging"), {"log", "demo"}),
     ("add_signal_handler", calls("add_signal_handler"), {"server", "reloading", "demo.__main__"}),
     ("aiohttp", mentions("aiohttp"), {"pages", "demo", "credentials.oidc"}),
-    ("cryptography", mentions("cryptography"), {"demo"}),
+    ("cryptography", mentions("cryptography"), {"demo", "selfsigned"}),
     ("prometheus_client", mentions("prometheus_client"), {"exposition"}),
     ("uvloop", mentions("uvloop"), {"server"}),
     ("sys.exit", calls("sys.exit"), {"__main__", "demo.__main__"}),
