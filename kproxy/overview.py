@@ -87,6 +87,7 @@ class Overview:
 
     def contexts(self, listener: Listener) -> list[dict[str, Any]]:
         """All of `/-/contexts`; the URLs are those of `listener`, or of the first that has a port."""
+        has_paths = self._upstreams.table.has_paths
         ports = [each for each in (listener, *self._listeners()) if each.kind == "tcp"]
         return [
             {
@@ -95,7 +96,7 @@ class Overview:
                 "default": served.is_default,
                 "server": self._server(served),
                 "url": _url(served, ports[0]) if ports else None,
-                "path": served.path,
+                "path": served.path if has_paths else "/",
             }
             for served in self._upstreams.served
         ]
