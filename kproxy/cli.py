@@ -125,7 +125,8 @@ def _run_server(config: Config, keeper: Supervisor | None = None, log_file: LogF
     from kproxy.supervisor import Supervisors
     from kproxy.systemd import take_notifier, take_passed_sockets
 
-    if passed := take_passed_sockets(os.environ):
+    passed = take_passed_sockets(os.environ)
+    if passed and all(each.fd is None for each in config.listeners):
         listeners = tuple(ListenerConfig(fd=each.descriptor) for each in passed)
         config = replace(config, listeners=listeners)
     told = (keeper, take_notifier(os.environ))
@@ -244,7 +245,9 @@ def _start(line: CommandLine) -> int:
     with _instances(create=True) as folder:
         if "foreground" in line.flags:
             code = daemon.serve_in_foreground(launch, folder, _run_server)
-            return code if isinstance(code, int) else _tell_of_another(code, launch)
+            if isinstance(code, int):
+                return code
+            return _fail(f'instance "{code.name}" is already running (pid {code.pid})')
         timeout_seconds = line.flags.get("timeout", daemon.START_SECONDS)
         record, is_new = daemon.start(launch, folder, _run_server, timeout_seconds=timeout_seconds)
         return _tell_started(record) if is_new else _tell_of_another(record, launch)
@@ -389,6 +392,78 @@ def _logs(line: CommandLine) -> int:
     return EXIT_FINE
 
 
+def _service(line: CommandLine) -> int:
+    from kproxy import service
+
+    (action,) = line.words
+    manager = _manager(line)
+    paths = service.unit_paths(_name(line), manager, os.environ)
+    if action == "uninstall":
+        return _uninstall(_name(line), manager, paths)
+    launch = _launch(line)
+    if launch.withheld:
+        raise ConfigError(
+            f"{', '.join(launch.withheld)}: a secret does not belong into a unit file; "
+            "put it into the kubeconfig"
+        )
+    wanted = service.describe(
+        launch.name, launch.config, launch.arguments, os.environ, with_socket="socket" in line.flags
+    )
+    files = service.unit_files(wanted, manager, os.environ)
+    if action == "print":
+        for file in files:
+            print(file.content if len(files) == 1 else f"# {file.path}\n{file.content}", end="")
+        return EXIT_FINE
+    service.install(files, paths)
+    print(*(f"wrote {file.path}" for file in files), sep="\n")
+    for variable in service.left_out(os.environ):
+        _complain(f"{variable} is not written there: it is a secret")
+    if manager == service.LAUNCHD:
+        print(f"start it with: launchctl bootstrap gui/{os.getuid()} {files[0].path}")
+        return EXIT_FINE
+    if (problem := service.tell_systemd("daemon-reload")) is not None:
+        _complain(f"systemd does not know of it yet ({problem}); run: systemctl --user daemon-reload")
+    # The socket, where there is one: it starts the service.
+    print(f"start it, now and with each session: systemctl --user enable --now {files[-1].path.name}")
+    return EXIT_FINE
+
+
+def _manager(line: CommandLine) -> str:
+    from kproxy.service import LAUNCHD, SYSTEMD
+
+    asked = [each for each in (SYSTEMD, LAUNCHD) if each in line.flags]
+    if len(asked) > 1:
+        raise _UsageError(line, ["--systemd and --launchd: only one of them"])
+    manager = asked[0] if asked else LAUNCHD if sys.platform == "darwin" else SYSTEMD
+    if manager == LAUNCHD and "socket" in line.flags:
+        raise _UsageError(line, ["--socket is for systemd only"])
+    return manager
+
+
+def _uninstall(name: str, manager: str, paths: Sequence[Path]) -> int:
+    from kproxy import service
+
+    present = [path for path in paths if os.path.lexists(path)]
+    if not present:
+        print(f"nothing is installed: there is no {paths[0]}")
+        return EXIT_FINE
+    service.check_replaceable(present)
+    problem = None
+    if manager == service.SYSTEMD:
+        # Before the files go: systemd forgets what it cannot read.
+        problem = service.tell_systemd("disable", "--now", *(path.name for path in present))
+    service.uninstall(present)
+    print(*(f"removed {path}" for path in present), sep="\n")
+    if manager == service.LAUNCHD:
+        print(f"end it, if it runs: launchctl bootout gui/{os.getuid()}/{present[0].stem}")
+    elif problem is None:
+        problem = service.tell_systemd("daemon-reload")
+    if problem is not None:
+        names = " ".join(path.name for path in present)
+        _complain(f"systemd was not told ({problem}); if it runs: systemctl --user stop {names}")
+    return EXIT_FINE
+
+
 _HANDLERS: Mapping[str, Callable[[CommandLine], int]] = {
     "": _serve,
     "proxy": _serve,
@@ -398,6 +473,7 @@ _HANDLERS: Mapping[str, Callable[[CommandLine], int]] = {
     "restart": _restart,
     "status": _status,
     "logs": _logs,
+    "service": _service,
     "check": _check,
     "version": _version,
     "help": _help,

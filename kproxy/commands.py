@@ -164,6 +164,25 @@ _TABLE = (
         ),
     ),
     Command(
+        name="service",
+        group=BACKGROUND,
+        meaning="Have systemd or launchd start it with your session: write the unit, remove it, or print it.",
+        takes_settings=True,
+        flags=(
+            NAME,
+            Flag(name="socket", meaning="systemd binds the socket and starts kproxy with the first client."),
+            Flag(name="systemd", meaning="A unit for systemd; the default but on macOS."),
+            Flag(name="launchd", meaning="A property list for launchd; the default on macOS."),
+        ),
+        words=Words(
+            shown="install|uninstall|print", least=1, most=1, choices=("install", "uninstall", "print")
+        ),
+        examples=(
+            ("kproxy service install --context=dev", "then: systemctl --user enable --now kproxy.service"),
+            ("kproxy service print --socket", "only show what it would write"),
+        ),
+    ),
+    Command(
         name="check",
         group=LOOK,
         meaning="Say what is wrong with the settings and the kubeconfig, and what is in force.",

@@ -70,7 +70,7 @@ class Launch:
             withheld=self.withheld,
             folder=os.getcwd(),
             version=__version__,
-            grace_period_seconds=self.config.grace_period_seconds,
+            ending_seconds=self.config.grace_period_seconds + self.config.shutdown_delay_seconds,
             is_detached=is_detached,
         )
 
@@ -339,7 +339,7 @@ def stop(name: str, folder: InstanceFolder, *, timeout_seconds: float | None) ->
             if record is not None and _is_signalled(record):
                 asked = record
                 if timeout_seconds is None:
-                    timeout_seconds = record.grace_period_seconds + STOP_MARGIN_SECONDS
+                    timeout_seconds = record.ending_seconds + STOP_MARGIN_SECONDS
                 waits_until = time.monotonic() + timeout_seconds
         elif record is not None and record.pid != asked.pid:
             return asked  # somebody has started another one meanwhile

@@ -60,7 +60,8 @@ class Record:
     folder: str
     """The working directory, which relative paths start from."""
     version: str
-    grace_period_seconds: float
+    ending_seconds: float
+    """How long its orderly end may take."""
     is_detached: bool
     """Whether it runs in the background with a log of its own."""
     addresses: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("keypair", "selfsigned", "servertls"),
     ("plan", "reloading"),
     ("server",),
-    ("daemon", "inquiry"),
+    ("daemon", "inquiry", "service"),
     ("commands", "arguments", "usage", "cli"),
     ("__main__",),
 )
@@ -246,7 +246,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     ("print", calls("print"), {"cli"}),
     ("create_subprocess_exec", calls("create_subprocess_exec"), {"credentials.exec_plugin"}),
     ("create_subprocess_shell", calls("create_subprocess_shell"), set()),
-    ("subprocess", mentions("subprocess"), set()),
+    ("subprocess", mentions("subprocess"), {"service"}),
     ("tempfile", mentions("tempfile"), {"tls", "demo"}),
     ("structlog.configure", calls("structlog.configure"), {"log"}),
     ("logging", mentions("logging"), {"log", "demo"}),
