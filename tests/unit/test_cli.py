@@ -219,8 +219,9 @@ def test_a_flag_of_another_command_is_an_error(command: Command) -> None:
     names = [name for name in own_flags() if name not in own_flags([command])]
     if not command.takes_settings:
         names += [option.flag for option in OPTIONS]
+    words = command.words.choices[: command.words.least] or ("word",) * command.words.least
     for name in names:
-        (problem,) = parse([*filter(None, [command.name]), f"{name}=1"]).problems
+        (problem,) = parse([f"{name}=1", *filter(None, [command.name]), *words]).problems
         assert problem.startswith("unknown ")
         assert not command.name or f" of {command.title}: " in problem
 
