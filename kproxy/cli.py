@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 EXIT_NOT_RUNNING = 3
 """The instance that was asked about does not run, in the words of the Linux Standard Base."""
+EXIT_CANNOT_RUN, EXIT_NOT_FOUND = 126, 127
+"""Of the command of `kproxy run`, as shells, env(1) and nohup(1) tell it."""
 EXIT_INTERRUPTED = 130
 """128 + SIGINT, as a shell tells it; once kproxy serves, Ctrl-C is an orderly end."""
 
@@ -81,17 +83,17 @@ def _settings(line: CommandLine) -> tuple[Settings, list[str]]:
     return settings, [*line.problems, *settings.problems]
 
 
-def _sound_config(line: CommandLine) -> Config:
-    """The config to go on with; raises with every problem there is, those of the kubeconfig too."""
-    settings, problems = _settings(line)
-    if problems:
+def _insist(line: CommandLine, problems: list[str], config: Config, *, rehearses: bool = True) -> None:
+    """Raises with every problem there is; with those of the kubeconfig, too, if it `rehearses`."""
+    if not problems:
+        return
+    if rehearses:
         # Nobody should mend one thing only to hear of the next.
         try:
-            _rehearse(settings.config)
+            _rehearse(config)
         except ConfigError as error:
             problems += error.problems
-        raise _UsageError(line, problems)
-    return settings.config
+    raise _UsageError(line, problems)
 
 
 def _help(line: CommandLine) -> int:
@@ -116,7 +118,9 @@ def _version(line: CommandLine) -> int:
 
 
 def _serve(line: CommandLine) -> int:
-    return _run_server(_sound_config(line))
+    settings, problems = _settings(line)
+    _insist(line, problems, settings.config)
+    return _run_server(settings.config)
 
 
 def _run_server(config: Config, keeper: Supervisor | None = None, log_file: LogFile | None = None) -> int:
@@ -139,18 +143,42 @@ def _run_server(config: Config, keeper: Supervisor | None = None, log_file: LogF
 
 
 def _demo(line: CommandLine) -> int:
+    settings, problems = _settings(line)
+    _insist(line, [*problems, *_demo_conflicts(settings)], settings.config, rehearses=False)
     # Imported here: as in _serve.
     from kproxy.server import run
 
-    settings, problems = _settings(line)
-    problems += [
-        f"{name}: kproxy demo brings its own; leave it out ({settings.origins[name]})"
+    return run(settings.config, announce=_announce, demo=True)
+
+
+def _demo_conflicts(settings: Settings) -> Sequence[str]:
+    return [
+        f"{name}: the demo brings its own; leave it out ({settings.origins[name]})"
         for name in ("kubeconfig", "context", "cluster", "user", "server")
         if name in settings.origins
     ]
-    if problems:
-        raise _UsageError(line, problems)
-    return run(settings.config, announce=_announce, demo=True)
+
+
+def _run_command(line: CommandLine) -> int:
+    # Imported here: only this command needs it, and it forks before there is an event loop.
+    from kproxy.run import NotRun, OneCommand, private_config
+
+    is_demo = "demo" in line.flags
+    settings, problems = _settings(line)
+    config, conflicts = private_config(settings, is_unix="unix" in line.flags)
+    problems += [*conflicts, *(_demo_conflicts(settings) if is_demo else ())]
+    _insist(line, problems, config, rehearses=not is_demo)
+    with OneCommand(line.words) as command:
+        from kproxy.server import run
+
+        if "unix" in line.flags:
+            config = replace(config, unix_socket=str(command.folder / "kproxy.sock"))
+        try:
+            run(config, announce=lambda _: None, demo=is_demo, until=command.live)
+        except NotRun as error:
+            _fail(error.message)
+            return EXIT_NOT_FOUND if error.is_missing else EXIT_CANNOT_RUN
+    return EXIT_INTERRUPTED if command.exit_code is None else command.exit_code
 
 
 def _announce(address: str) -> None:
@@ -257,7 +285,9 @@ def _launch(line: CommandLine) -> Launch:
     from kproxy.daemon import Launch
     from kproxy.settings import as_flags
 
-    config = _sound_config(line)
+    settings, problems = _settings(line)
+    _insist(line, problems, settings.config)
+    config = settings.config
     arguments, withheld = as_flags(line.given, Path.cwd())
     return Launch(name=_name(line), config=config, arguments=arguments, withheld=withheld)
 
@@ -468,6 +498,7 @@ _HANDLERS: Mapping[str, Callable[[CommandLine], int]] = {
     "": _serve,
     "proxy": _serve,
     "demo": _demo,
+    "run": _run_command,
     "start": _start,
     "stop": _stop,
     "restart": _restart,

@@ -62,6 +62,8 @@ class Command:
     takes_settings: bool = False
     """Whether it reads the settings: their flags, the variables, the config file."""
     words: Words = Words()
+    details: str = ""
+    """What else its help says."""
     examples: tuple[tuple[str, str], ...] = ()
     """Command line, and what it does."""
 
@@ -114,6 +116,30 @@ _TABLE = (
         group=SERVE,
         meaning="Serve a pretend cluster, to try kproxy without a real one.",
         takes_settings=True,
+    ),
+    Command(
+        name="run",
+        group=SERVE,
+        meaning="Run one command with a proxy of its own, which lives as long as it does.",
+        details=(
+            "The command finds the proxy by KUBECONFIG, a kubeconfig without credentials, and by KPROXY_URL "
+            "and KUBERNETES_MASTER; {} in its arguments becomes the URL. The port is a free one. Where to "
+            "listen and how much to log is taken from flags only, not from variables or the config file."
+        ),
+        flags=(
+            Flag(
+                name="unix",
+                meaning="Listen on a unix socket that only you can open; KPROXY_SOCKET and {} are its path.",
+            ),
+            Flag(name="demo", meaning="Serve the pretend cluster of kproxy demo."),
+        ),
+        takes_settings=True,
+        words=Words(shown="-- COMMAND [ARGUMENT...]", least=1, most=None, are_anothers=True),
+        examples=(
+            ("kproxy run -- kubectl get pods", "kubectl without a credential in sight"),
+            ("kproxy run --reject-methods=POST,PUT,PATCH,DELETE -- ./report.py", "look, don't touch"),
+            ("kproxy run -- curl {}/api/v1/nodes", "{} is the URL"),
+        ),
     ),
     Command(
         name="start",

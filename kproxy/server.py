@@ -13,7 +13,7 @@ import gc
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -24,7 +24,7 @@ import structlog
 from kproxy import __version__
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
-from kproxy.contexts import Contexts
+from kproxy.contexts import CLUSTERS, Contexts, Served
 from kproxy.credentials import open_source
 from kproxy.downstream import Downstream
 from kproxy.endpoints import Endpoints
@@ -45,7 +45,7 @@ from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Reloading, facts_of_all
 from kproxy.selfsigned import SelfSigned, folder_of
 from kproxy.servertls import Certificates
-from kproxy.supervisor import NOBODY, Serving, Supervisor
+from kproxy.supervisor import NOBODY, ServedContext, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import health_of, is_http2_disabled
 from kproxy.upstream.proxies import proxy_for
@@ -63,8 +63,9 @@ def run(
     demo: bool = False,
     supervisor: Supervisor = NOBODY,
     log_file: LogFile | None = None,
+    until: Callable[[Serving], Awaitable[None]] | None = None,
 ) -> int:
-    """Serve until a signal ends it; returns the exit code.
+    """Serve until a signal ends it, or `until` is done, which then has the signals; returns the exit code.
 
     `announce` is told the bound address once connections are accepted, and `supervisor` after it. Raises
     ConfigError with every problem found before that, ListenError when the address cannot be had.
@@ -73,7 +74,7 @@ def run(
     output = configure(config.log_format, config.verbosity, make_room=make_room)
     with contextlib.closing(_new_loop()) as loop:
         try:
-            return loop.run_until_complete(_serve(config, announce, output, loop, demo, supervisor))
+            return loop.run_until_complete(_serve(config, announce, output, loop, demo, supervisor, until))
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
 
@@ -94,6 +95,7 @@ async def _serve(
     loop: asyncio.AbstractEventLoop,
     demo: bool,
     supervisor: Supervisor,
+    until: Callable[[Serving], Awaitable[None]] | None,
 ) -> int:
     stopping = _Stopping(loop)
     async with contextlib.AsyncExitStack() as owned:
@@ -135,14 +137,8 @@ async def _serve(
             await listener.start(loop)
         for listener in listeners:
             announce(listener.name)
-        supervisor.serving(
-            Serving(
-                addresses=tuple(listener.name for listener in listeners),
-                urls=tuple(listener.url for listener in listeners),
-                context=plan.context.name,
-                server=plan.context.cluster.server,
-            )
-        )
+        serving = _serving(listeners, config, plan)
+        supervisor.serving(serving)
         _log.info("server.started", **_places(listeners), version=__version__, **facts_of_all(upstreams))
         upstreams.default.warn_if_ending()
         _warn(config, plan, listeners)
@@ -155,7 +151,10 @@ async def _serve(
         # What exists now stays: without this every full collection would walk all modules again.
         gc.collect()
         gc.freeze()
-        await stopping.first.wait()
+        if until is None:
+            await stopping.first.wait()
+        elif not stopping.first.is_set():
+            await until(serving)
         supervisor.stopping()
         endpoints.drain()
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
@@ -163,6 +162,28 @@ async def _serve(
         await drain(listeners, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")
     return 0
+
+
+def _serving(listeners: Sequence[Listener], config: Config, plan: Plan) -> Serving:
+    # An API prefix that begins with /api is part of the paths that clients ask for.
+    prefix = "/" if config.api_prefix.startswith("/api") else config.api_prefix
+
+    def entry(each: Served) -> ServedContext:
+        context = plan.kubeconfig.contexts.get(each.name)
+        return ServedContext(
+            name=each.name,
+            # By its slug: client-go undoes the escapes of a name, and then `arn:aws:.../a` is two segments.
+            path=prefix if each.is_default else CLUSTERS + each.slug + prefix,
+            namespace=config.namespace or (context.namespace if context else None),
+        )
+
+    return Serving(
+        addresses=tuple(listener.name for listener in listeners),
+        urls=tuple(listener.url for listener in listeners),
+        context=plan.context.name,
+        server=plan.context.cluster.server,
+        contexts=tuple(entry(each) for each in plan.contexts.served),
+    )
 
 
 def open_upstream(

@@ -20,6 +20,9 @@ from kproxy.listening import problems_among, tls_clashes
 from kproxy.options import Option, Unusable, nearest
 from kproxy.snapshot import Snapshot, take_snapshot
 
+TOLD = ("KPROXY_URL", "KPROXY_SOCKET")
+"""Variables that `kproxy run` sets for its command, which may be a kproxy."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Given:
@@ -140,7 +143,11 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Give
     for name in sorted(environ):
         # Kubernetes gives pods KPROXY_PORT=tcp://10.0.0.1:8001 when a Service is named kproxy (service
         # links), and KPROXY_SERVICE_HOST and more besides.
-        if not name.startswith("KPROXY_") or (name == "KPROXY_PORT" and "://" in environ[name]):
+        if (
+            not name.startswith("KPROXY_")
+            or name in TOLD
+            or (name == "KPROXY_PORT" and "://" in environ[name])
+        ):
             continue
         if name in known:
             yield Given(option=known[name], text=environ[name], origin=name)

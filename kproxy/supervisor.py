@@ -8,6 +8,17 @@ from typing import Protocol
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class ServedContext:
+    """One context, and where it is found on every listener."""
+
+    name: str
+    path: str
+    """Begins and ends with a slash."""
+    namespace: str | None
+    """What kubectl uses for this context when no other is given."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Serving:
     """What is served, and where."""
 
@@ -17,6 +28,8 @@ class Serving:
     """Of the same listeners, in the same order; that of a unix socket is `unix:/path`."""
     context: str
     server: str
+    contexts: tuple[ServedContext, ...]
+    """All of them, `context` among them."""
 
 
 class Supervisor(Protocol):

@@ -51,6 +51,9 @@ def _of_one(command: Command) -> Iterable[str]:
     yield ""
     flags = "[FLAGS]" if command.flags or command.takes_settings else ""
     yield " ".join(filter(None, ["Usage:", command.title, flags, command.words.shown]))
+    if command.details:
+        yield ""
+        yield from _wrapped(command.details, "")
     yield from _examples(command)
     if command.flags:
         yield from _heading("Flags:")

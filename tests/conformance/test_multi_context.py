@@ -175,6 +175,11 @@ async def test_each_context_has_its_place(world: World, clusters: Landscape, nam
     assert world.seen() == {name: ["/api/v1/pods?limit=1"]}
 
 
+async def test_a_slug_stands_for_its_context_in_a_path(world: World) -> None:
+    """For client-go, which makes two segments of `prod%2Feu`."""
+    assert (await world.request("/clusters/prod-eu/api")).json()["server"] == "prod/eu"
+
+
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8001", "[::1]:8001", "LOCALHOST:1"])
 async def test_the_default_context_is_at_the_root(world: World, host: str) -> None:
     """The names of this machine stand for the current context, as with kubectl proxy."""

@@ -298,8 +298,8 @@ def test_the_demo_brings_its_own_cluster(capsys: pytest.CaptureFixture[str]) -> 
     """Choosing another one beside it is a contradiction, wherever it is written."""
     assert main(["demo", "--kubeconfig=/x", "--context=c"]) == 2
     assert capsys.readouterr().err.splitlines()[1:3] == [
-        "  kubeconfig: kproxy demo brings its own; leave it out (--kubeconfig)",
-        "  context: kproxy demo brings its own; leave it out (--context)",
+        "  kubeconfig: the demo brings its own; leave it out (--kubeconfig)",
+        "  context: the demo brings its own; leave it out (--context)",
     ]
 
 
