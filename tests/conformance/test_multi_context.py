@@ -13,11 +13,15 @@ from urllib.parse import quote
 import pytest
 
 from tests.conformance.conftest import free_port
+from tests.support.answers import json_answer
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, until
 from tests.support.client import RawClient, Response, request_bytes
+from tests.support.http2_answers import echo
+from tests.support.http2_server import Http2Server
 from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.secrets import plant
+from tests.support.upstream import Connection, Request
 
 NAMES = ("dev", "prod/eu", "stage")
 SLUGS = {"dev": "dev", "prod/eu": "prod-eu", "stage": "stage"}
@@ -570,3 +574,51 @@ async def test_each_context_has_the_path_of_its_own_server(tmp_path: Path) -> No
             await world.request("/clusters/b/api")
             await world.request("/k8s/clusters/c-1/api", host="b.localhost")
         assert world.seen() == {"a": ["/api"], "b": ["/k8s/clusters/c-1/api"] * 2}
+
+
+# -- two contexts of one cluster --
+
+
+@pytest.mark.parametrize("protocol", ["http/1.1", "h2"])
+async def test_two_users_of_one_cluster_share_no_connection(tmp_path: Path, protocol: str) -> None:
+    """Same address, same authority: what differs is who asks, and each connection is one user's."""
+    ca = CA()
+    tls = ca.server_context(client_ca=ca, alpn=[protocol])
+    config = Kubeconfig(tmp_path / "config")
+    tokens = {name: plant(f"token-of-{name}") for name in ("admin", "viewer")}
+    async with Http2Server(echo(), responder=seen_answer, tls=tls) as server:
+        for name, token in tokens.items():
+            certificate, key = ca.issue(name, client=True)
+            authority = base64.b64encode(ca.pem).decode()
+            config.clusters[name] = {"server": server.url, "certificate-authority-data": authority}
+            config.users[name] = {
+                "token": token,
+                "client-certificate-data": base64.b64encode(certificate).decode(),
+                "client-key-data": base64.b64encode(key).decode(),
+            }
+        config.current = "admin"
+        config.write()
+        connections: dict[str, set[int]] = {name: set() for name in tokens}
+        async with Program("--all-contexts", kubeconfig=config.path) as program:
+            clients = [await RawClient.connect(program.address) for _ in range(2)]
+            for number in range(20):
+                name = ("admin", "viewer")[number // 3 % 2]
+                answer = await clients[number % 2].request("GET", f"/clusters/{name}/api")
+                seen = answer.json()
+                authorization = [value for field, value in seen["fields"] if field.lower() == "authorization"]
+                assert (seen["cn"], authorization) == (name, [f"Bearer {tokens[name]}"])
+                connections[name].add(seen["connection"])
+            for client in clients:
+                client.reset()
+        assert all(connections.values())
+        assert not connections["admin"] & connections["viewer"]
+
+
+async def seen_answer(connection: Connection, request: Request) -> None:
+    """What `echo` tells of a request, for HTTP/1.1."""
+    seen = {
+        "fields": request.headers,
+        "connection": connection.number,
+        "cn": connection.client_certificate_cn,
+    }
+    await json_answer(seen)(connection, request)
