@@ -38,6 +38,8 @@ _log = structlog.get_logger()
 # fresh connection when a reused one turned out to be dead.
 MAX_REPLAYED_BYTES = 64 * 1024
 MAX_RETRIES = 3
+# An upload that is longer than this is not sent over HTTP/2.
+LONG_UPLOAD_BYTES = 1024 * 1024
 # How long the API server may keep a client waiting for its 100 before we send it ourselves; Go's default.
 CONTINUE_SECONDS = 1.0
 
@@ -161,7 +163,7 @@ class RelayedRequest:
         upstream = self.upstream
         self._asked_for_gzip = upstream.asks_for_gzip and may_ask_for_gzip(head)
         credential = upstream.current_credential()
-        if credential is not None and not head.is_upgrade:
+        if credential is not None and not needs_connection(head):
             self._credential = credential
             try:
                 block = upstream.credential_block(credential)
@@ -187,6 +189,8 @@ class RelayedRequest:
             if self.downstream.head.is_upgrade:
                 # It may not meet a connection that died while idle: it cannot be sent twice.
                 carrier = await upstream.open_connection()
+            elif needs_connection(self.downstream.head):
+                carrier = upstream.idle_connection() or await upstream.open_connection()
             else:
                 idle = None if is_retry else upstream.idle_carrier()
                 carrier = idle or await upstream.open_carrier()
@@ -565,6 +569,11 @@ class RelayedRequest:
         if self._continue_timer is not None:
             self._stop_continue_timer()
         self._relay.forget(self)
+
+
+def needs_connection(head: RequestHead) -> bool:
+    """Whether the request is better off with an HTTP/1.1 connection of its own than among others."""
+    return head.is_upgrade or (head.content_length is not None and head.content_length > LONG_UPLOAD_BYTES)
 
 
 def _ours(error: Exception) -> KproxyError:

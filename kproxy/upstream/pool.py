@@ -93,6 +93,9 @@ class Pool:
             stream = shared.open_stream()
             if stream is not None:
                 return stream
+        return self.take_connection()
+
+    def take_connection(self) -> UpstreamConnection | None:
         while self._idle:
             connection = self._idle.pop()
             if connection.is_usable:

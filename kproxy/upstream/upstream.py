@@ -94,7 +94,7 @@ class Upstream:
         self._speaks_http2: bool | None = None if self._is_tls and offers_http2 else False
         self._opening: asyncio.Task[None] | None = None
         self._ssl_context: ssl.SSLContext | None = None
-        self._upgrade_ssl_context: ssl.SSLContext | None = None
+        self._http1_ssl_context: ssl.SSLContext | None = None
         # Read before the context is made of it: a change in between is then taken for one, not missed.
         self._authority = self._read_authority()
         self._adopt(source.current())
@@ -118,12 +118,12 @@ class Upstream:
         fresh = client_context(cluster, certificate, user, offers_http2=self._offers_http2)
         # Both trust the file of authorities as it is now. The system's authorities take 80 ms to load and do
         # not change: they wait for the first upgrade.
-        upgrade = None if self._offers_http2 else fresh
-        if upgrade is None and cluster.certificate_authority is not None:
-            upgrade = client_context(cluster, certificate, user)
+        http1 = None if self._offers_http2 else fresh
+        if http1 is None and cluster.certificate_authority is not None:
+            http1 = client_context(cluster, certificate, user)
         is_renewed = self._ssl_context is not None
         self._ssl_context = fresh
-        self._upgrade_ssl_context = upgrade
+        self._http1_ssl_context = http1
         self._pool.renew(fresh)
         if is_renewed and self._cuts_on_rotation:
             for request in list(self._running):
@@ -179,6 +179,10 @@ class Upstream:
     def idle_carrier(self) -> Carrier | None:
         return self._pool.take()
 
+    def idle_connection(self) -> Carrier | None:
+        """An idle one of HTTP/1.1, for a long upload."""
+        return self._pool.take_connection()
+
     # -- what may wait --
 
     async def credential(self) -> Credential:
@@ -204,7 +208,7 @@ class Upstream:
             carrier = self._pool.take()
             if carrier is not None:
                 return carrier
-        connection = await self._dial(for_upgrade=False)
+        connection = await self._dial(offers_http2=True)
         if isinstance(connection, UpstreamConnection):
             return connection
         self._speaks_http2 = True
@@ -212,7 +216,7 @@ class Upstream:
         return self._pool.take() or await self.open_carrier()
 
     async def _open_for_all(self) -> None:
-        connection = await self._dial(for_upgrade=False)
+        connection = await self._dial(offers_http2=True)
         self._speaks_http2 = isinstance(connection, Http2Connection)
         if isinstance(connection, Http2Connection):
             self._pool.share(connection)
@@ -226,19 +230,22 @@ class Upstream:
             task.exception()
 
     async def open_connection(self) -> Carrier:
-        """A fresh HTTP/1.1 connection, for an upgrade: HTTP/2 has none. Raises as `open_carrier`."""
+        """A fresh HTTP/1.1 connection. Raises as `open_carrier`.
+
+        HTTP/2 has no upgrades, and its windows let an upload go on by some 64 KB at a time.
+        """
         self.warn_if_ending()
-        connection = await self._dial(for_upgrade=True)
+        connection = await self._dial(offers_http2=False)
         assert isinstance(connection, UpstreamConnection)
         return connection
 
-    async def _dial(self, *, for_upgrade: bool) -> UpstreamConnection | Http2Connection:
+    async def _dial(self, *, offers_http2: bool) -> UpstreamConnection | Http2Connection:
         while True:
             ssl_context = self._ssl_context
             try:
                 return await self._dial_once(
                     self._pool.opening(ssl_context),
-                    self._context_for_upgrades() if for_upgrade else ssl_context,
+                    ssl_context if offers_http2 else self._context_for_http1(),
                 )
             except UpstreamTLSError:
                 if ssl_context is self._ssl_context:
@@ -257,11 +264,11 @@ class Upstream:
             raise UpstreamUnreachable("the API server closed the connection before it was asked")
         return connection
 
-    def _context_for_upgrades(self) -> ssl.SSLContext | None:
-        if self._upgrade_ssl_context is None and self._is_tls:
+    def _context_for_http1(self) -> ssl.SSLContext | None:
+        if self._http1_ssl_context is None and self._is_tls:
             certificate = self._credential.certificate if self._credential is not None else None
-            self._upgrade_ssl_context = client_context(self.context.cluster, certificate, self.context.user)
-        return self._upgrade_ssl_context
+            self._http1_ssl_context = client_context(self.context.cluster, certificate, self.context.user)
+        return self._http1_ssl_context
 
     def _explain(self, error: Exception) -> KproxyError:
         return self._dialer.explain(error, is_tls=self._is_tls)

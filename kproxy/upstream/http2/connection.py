@@ -101,6 +101,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.send_window_bytes = DEFAULT_WINDOW_BYTES
         self._initial_window_bytes = DEFAULT_WINDOW_BYTES
         self.is_write_paused = False
+        self._has_more_room = False
+        """Whether a body that waits may go on: windows have grown since it was tried."""
         self._out: list[bytes] = []
         self.idle_since = loop.time()
         self._heard_at = self.idle_since
@@ -223,6 +225,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             return
         if position < size:
             self._rest = bytes(_BUFFER[position:size])
+        if self._has_more_room:
+            self._pump()
 
     def _read_frames(self, size: int) -> int:
         """Take every whole frame in the buffer; returns where the rest begins.
@@ -371,7 +375,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         for key, value in read_settings(payload):
             self._take_setting(key, value)
         self.write(frame(SETTINGS, ACK, 0))
-        self._pump()
+        self._has_more_room = True
 
     def _take_setting(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:
@@ -424,7 +428,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             self.send_window_bytes += more
             if self.send_window_bytes > MAX_WINDOW_BYTES:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
-            self._pump()
+            self._has_more_room = True
             return
         stream = self._streams.get(stream_id)
         if stream is None:
@@ -434,9 +438,10 @@ class Http2Connection(asyncio.BufferedProtocol):
         if not more or stream.send_window_bytes > MAX_WINDOW_BYTES:
             self._refuse(stream, ValueError("a window that grows by nothing, or by too much"))
             return
-        stream.pump()
+        self._has_more_room = True
 
     def _pump(self) -> None:
+        self._has_more_room = False
         for stream in [each for each in self._streams.values() if each.is_sending]:
             stream.pump()
 

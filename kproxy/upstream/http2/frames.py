@@ -105,6 +105,17 @@ def head_frames(stream_id: int, block: bytes, *, ends: bool) -> bytes:
     )
 
 
+def data_frames(stream_id: int, data: memoryview, *, ends: bool) -> bytes:
+    """A piece of a body, which must fit the windows, as frames."""
+    parts: list[bytes | memoryview] = []
+    last = len(data) - MAX_FRAME_BYTES
+    for start in range(0, len(data), MAX_FRAME_BYTES):
+        piece = data[start : start + MAX_FRAME_BYTES]
+        flags = END_STREAM if ends and start >= last else 0
+        parts += (_frame_head(len(piece) << 8 | DATA, flags, stream_id), piece)
+    return b"".join(parts)
+
+
 def read_number(payload: bytes) -> int:
     """The first four bytes."""
     (number,) = _number.unpack_from(payload)

@@ -10,9 +10,9 @@ from kproxy.upstream.carrier import Outgoing, Receiver
 from kproxy.upstream.http2.frames import (
     DATA,
     END_STREAM,
-    MAX_FRAME_BYTES,
     STREAM_WINDOW_BYTES,
     ErrorCode,
+    data_frames,
     frame,
     head_frames,
     window_update,
@@ -20,6 +20,9 @@ from kproxy.upstream.http2.frames import (
 from kproxy.upstream.http2.heads import head_of, trailers_of, without_body
 from kproxy.upstream.http2.hpack import Pair, encode_fields, encode_request
 from kproxy.wire import Field, MalformedHeadError, ResponseHead
+
+MAX_UNSENT_BYTES = 128 * 1024
+"""Of an upload that its window or the network holds up; above that the client is not read."""
 
 
 class Connection(Protocol):
@@ -62,6 +65,7 @@ class Http2Stream:
         "_taken_bytes",
         "_trailers",
         "_unsent",
+        "_unsent_bytes",
         "id",
         "is_over",
         "is_reused",
@@ -80,7 +84,8 @@ class Http2Stream:
         self._receiver: Receiver | None = None
         self._body: Body | None = None
         self._taken_bytes = 0
-        self._unsent = b""
+        self._unsent: list[memoryview] = []
+        self._unsent_bytes = 0
         self._trailers: list[Field] = []
         self._ends = False
         self._is_local_done = False
@@ -102,14 +107,15 @@ class Http2Stream:
         self._is_local_done = ends = trailers is not None and not body and not trailers
         connection.begin(self, block, ends=ends)
         if not ends:
-            self._unsent = body
             if trailers is not None:
                 self._ends = True
                 self._trailers = trailers
-            self.pump()
+            self.send_body(body)
 
     def send_body(self, data: bytes) -> None:
-        self._unsent = self._unsent + data if self._unsent else data
+        if data:
+            self._unsent.append(memoryview(data))
+            self._unsent_bytes += len(data)
         self.pump()
 
     def end_body(self, trailers: list[Field]) -> None:
@@ -139,45 +145,44 @@ class Http2Stream:
         return not self._is_local_done
 
     def pump(self) -> None:
-        """Send of the body what the windows allow; tell the receiver when the rest must wait."""
+        """Send of the body what the windows allow; tell the receiver when too much must wait."""
         if self.is_over:
             return
-        connection = self._connection
-        unsent = self._unsent
-        position, size = 0, len(unsent)
-        while position < size:
-            room = min(
-                size - position,
-                MAX_FRAME_BYTES,
-                connection.send_window_bytes,
-                self.send_window_bytes,
-            )
-            if room <= 0 or connection.is_write_paused:
+        connection, unsent = self._connection, self._unsent
+        while unsent and not connection.is_write_paused:
+            piece = unsent[0]
+            room = min(len(piece), connection.send_window_bytes, self.send_window_bytes)
+            if room <= 0:
                 break
+            if room == len(piece):
+                del unsent[0]
+            else:
+                unsent[0] = piece[room:]
             connection.send_window_bytes -= room
             self.send_window_bytes -= room
-            end = position + room
-            is_last = self._ends and end == size and not self._trailers
-            connection.write(frame(DATA, END_STREAM if is_last else 0, self.id, unsent[position:end]))
-            self._is_local_done = is_last
-            position = end
-        self._unsent = unsent[position:] if position else unsent
-        if self._unsent:
-            if not self._is_stalled and self._receiver is not None:
-                self._is_stalled = True
-                self._receiver.on_upstream_paused()
-            return
-        if self._ends and not self._is_local_done:
-            self._is_local_done = True
-            if self._trailers:
-                block = encode_fields([field[2] for field in self._trailers])
-                connection.write(head_frames(self.id, block, ends=True))
-            else:
-                connection.write(frame(DATA, END_STREAM, self.id))
-        if self._is_stalled:
+            self._unsent_bytes -= room
+            self._is_local_done = ends = self._ends and not unsent and not self._trailers
+            connection.write(data_frames(self.id, piece[:room], ends=ends))
+        if self._ends and not unsent and not self._is_local_done:
+            self._end_body()
+        if self._receiver is not None:
+            self._tell_of_stall(self._receiver)
+
+    def _end_body(self) -> None:
+        self._is_local_done = True
+        if self._trailers:
+            block = encode_fields([field[2] for field in self._trailers])
+            self._connection.write(head_frames(self.id, block, ends=True))
+        else:
+            self._connection.write(frame(DATA, END_STREAM, self.id))
+
+    def _tell_of_stall(self, receiver: Receiver) -> None:
+        if not self._is_stalled and self._unsent_bytes > MAX_UNSENT_BYTES:
+            self._is_stalled = True
+            receiver.on_upstream_paused()
+        elif self._is_stalled and self._unsent_bytes <= MAX_UNSENT_BYTES // 2:
             self._is_stalled = False
-            if self._receiver is not None:
-                self._receiver.on_upstream_resumed()
+            receiver.on_upstream_resumed()
 
     def on_block(self, connection: Connection, block: bytes, *, ends: bool, is_alone: bool) -> None:
         """A whole header block: an interim or final head, or trailers. Raises MalformedHeadError."""
