@@ -38,6 +38,8 @@ ADMIN: Mapping[str, str] = {
 ENDPOINTS: Mapping[str, str] = {**PROBES, **ADMIN}
 """All that there is, and what each says; `/-/` itself lists them."""
 
+_DRAIN_SECONDS = 1.0
+
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _COMMON = (
@@ -211,10 +213,12 @@ class Endpoints:
 
     # -- its end --
 
-    def drain(self) -> None:
-        """Not ready from now on, without another look."""
+    async def drain(self) -> None:
+        """Not ready from now on, without another look; returns when those who wait have their answers."""
         self.is_draining = True
         self._readiness.stop()
+        if self._running:
+            await asyncio.wait(self._running, timeout=_DRAIN_SECONDS)
 
     async def close(self) -> None:
         """End what is being waited for. Idempotent."""

@@ -156,8 +156,8 @@ async def _serve(
         elif not stopping.first.is_set():
             await until(serving)
         supervisor.stopping()
-        endpoints.drain()
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
+        await endpoints.drain()
         await stopping.wait_for_second(config.shutdown_delay_seconds)
         await drain(listeners, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")
