@@ -72,7 +72,8 @@ class Upstreams:
         """Raises KubeconfigError, as `open_upstream` does for the default context."""
         self._open = open_upstream
         self._loop = loop
-        self._idle_seconds = idle_seconds
+        self.idle_seconds = idle_seconds
+        """May be changed; it counts from the next look at who is idle on."""
         self._contexts = contexts
         self._retired: set[Upstream] = set()
         self._sweep: asyncio.TimerHandle | None = None
@@ -248,8 +249,8 @@ class Upstreams:
     # -- what nobody uses --
 
     def _sweep_later(self) -> None:
-        if self._idle_seconds and self._sweep is None:
-            self._sweep = self._loop.call_later(self._idle_seconds / 4, self._close_unused)
+        if self.idle_seconds and self._sweep is None:
+            self._sweep = self._loop.call_later(self.idle_seconds / 4, self._close_unused)
 
     def _close_unused(self) -> None:
         self._sweep = None
@@ -262,7 +263,7 @@ class Upstreams:
             if upstream.is_in_use or upstream.entered != seat.entered:
                 seat.entered = upstream.entered
                 seat.idle_since = now
-            elif now - seat.idle_since >= self._idle_seconds:
+            elif now - seat.idle_since >= self.idle_seconds:
                 _log.info("context.closed", context=upstream.name)
                 self._retire(seat)
                 continue
