@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -123,7 +124,13 @@ def _serve(line: CommandLine) -> int:
     return _run_server(settings.config)
 
 
-def _run_server(config: Config, keeper: Supervisor | None = None, log_file: LogFile | None = None) -> int:
+def _run_server(
+    config: Config,
+    keeper: Supervisor | None = None,
+    log_file: LogFile | None = None,
+    *,
+    name: str | None = None,
+) -> int:
     # Imported here: --help and version need no event loop, which takes a tenth of a second.
     from kproxy.server import run
     from kproxy.supervisor import Supervisors
@@ -139,6 +146,7 @@ def _run_server(config: Config, keeper: Supervisor | None = None, log_file: LogF
         announce=_announce,
         supervisor=Supervisors(each for each in told if each is not None),
         log_file=log_file,
+        name=name,
     )
 
 
@@ -272,13 +280,19 @@ def _start(line: CommandLine) -> int:
     launch = _launch(line)
     with _instances(create=True) as folder:
         if "foreground" in line.flags:
-            code = daemon.serve_in_foreground(launch, folder, _run_server)
+            code = daemon.serve_in_foreground(launch, folder, partial(_run_server, name=launch.name))
             if isinstance(code, int):
                 return code
             return _fail(f'instance "{code.name}" is already running (pid {code.pid})')
         timeout_seconds = line.flags.get("timeout", daemon.START_SECONDS)
-        record, is_new = daemon.start(launch, folder, _run_server, timeout_seconds=timeout_seconds)
+        record, is_new = _start_daemon(launch, folder, timeout_seconds)
         return _tell_started(record) if is_new else _tell_of_another(record, launch)
+
+
+def _start_daemon(launch: Launch, folder: InstanceFolder, timeout_seconds: float) -> tuple[Record, bool]:
+    from kproxy.daemon import start
+
+    return start(launch, folder, partial(_run_server, name=launch.name), timeout_seconds=timeout_seconds)
 
 
 def _launch(line: CommandLine) -> Launch:
@@ -355,7 +369,7 @@ def _restart(line: CommandLine) -> int:
         # What runs is stopped only for something that can be started.
         _rehearse(launch.config)
         daemon.stop(name, folder, timeout_seconds=line.flags.get("timeout"))
-        record, is_new = daemon.start(launch, folder, _run_server, timeout_seconds=daemon.START_SECONDS)
+        record, is_new = _start_daemon(launch, folder, daemon.START_SECONDS)
         return _tell_started(record) if is_new else _tell_of_another(record, launch)
 
 

@@ -330,7 +330,7 @@ def stop(name: str, folder: InstanceFolder, *, timeout_seconds: float | None) ->
     Raises InstanceError when it has not ended by then; asked again, it cuts what is still open.
     """
     asked: Record | None = None
-    waits_until = time.monotonic() + START_SECONDS
+    waits_until = time.monotonic() + (START_SECONDS if timeout_seconds is None else timeout_seconds)
     while folder.is_locked(name):
         record = folder.read(name)
         if asked is None:

@@ -64,8 +64,11 @@ def run(
     supervisor: Supervisor = NOBODY,
     log_file: LogFile | None = None,
     until: Callable[[Serving], Awaitable[None]] | None = None,
+    name: str | None = None,
 ) -> int:
     """Serve until a signal ends it, or `until` is done, which then has the signals; returns the exit code.
+
+    `name` is that of the instance, if it has one.
 
     `announce` is told the bound address once connections are accepted, and `supervisor` after it. Raises
     ConfigError with every problem found before that, ListenError when the address cannot be had.
@@ -74,7 +77,9 @@ def run(
     output = configure(config.log_format, config.verbosity, make_room=make_room)
     with contextlib.closing(_new_loop()) as loop:
         try:
-            return loop.run_until_complete(_serve(config, announce, output, loop, demo, supervisor, until))
+            return loop.run_until_complete(
+                _serve(config, announce, output, loop, demo, supervisor, until, name)
+            )
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
 
@@ -96,6 +101,7 @@ async def _serve(
     demo: bool,
     supervisor: Supervisor,
     until: Callable[[Serving], Awaitable[None]] | None,
+    name: str | None,
 ) -> int:
     stopping = _Stopping(loop)
     async with contextlib.AsyncExitStack() as owned:
@@ -120,7 +126,7 @@ async def _serve(
         relay = Relay(loop)
         listeners: list[Listener] = []
         endpoints = open_endpoints(
-            config, metrics, upstreams, relay, loop, lambda: listeners, lambda: access_log.dropped
+            config, metrics, upstreams, relay, loop, lambda: listeners, lambda: access_log.dropped, name
         )
         owned.push_async_callback(endpoints.close)
         app = open_app(config, plan.policy, upstreams, relay, endpoints, loop)
@@ -239,6 +245,7 @@ def open_endpoints(
     loop: asyncio.AbstractEventLoop,
     listeners: Callable[[], Sequence[Listener]] = lambda: (),
     log_lines_dropped: Callable[[], int] = lambda: 0,
+    name: str | None = None,
 ) -> Endpoints:
     """What answers below `/-/`."""
     overview = Overview(
@@ -247,6 +254,7 @@ def open_endpoints(
         relay=relay,
         listeners=listeners,
         log_lines_dropped=log_lines_dropped,
+        name=name,
     )
     return Endpoints(
         admin=config.admin,
