@@ -167,7 +167,7 @@ class InstanceFolder:
         try:
             with os.fdopen(self._open(f"{name}.json", os.O_RDONLY), "rb") as file:
                 return _record(json.load(file))
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def write(self, record: Record) -> None:
@@ -236,8 +236,10 @@ def _flock(descriptor: int, kind: int, path: Path) -> bool:
     return True
 
 
-def _record(found: Mapping[str, Any]) -> Record:
-    """Raises KeyError, TypeError or ValueError for what another version or somebody else wrote."""
+def _record(found: object) -> Record:
+    """Raises TypeError or ValueError for what another version or somebody else wrote."""
+    if not isinstance(found, dict):
+        raise TypeError("no record of an instance")
     known = {each.name for each in fields(Record)}
     values = {key: _plain(value) for key, value in found.items() if key in known}
     record = Record(**values)

@@ -69,7 +69,6 @@ def run(
     """Serve until a signal ends it, or `until` is done, which then has the signals; returns the exit code.
 
     `name` is that of the instance, if it has one.
-
     `announce` is told the bound address once connections are accepted, and `supervisor` after it. Raises
     ConfigError with every problem found before that, ListenError when the address cannot be had.
     """
