@@ -313,7 +313,8 @@ class Upstream:
     def leave(self, request: Running) -> None:
         """Idempotent."""
         self._running.discard(request)
-        self._close_if_unused()
+        if self._on_retired is not None:
+            self._close_if_unused()
 
     def retire(self, on_retired: Callable[[Upstream], None]) -> None:
         """Take no new requests; close when the last one has ended, and say so."""

@@ -54,7 +54,7 @@ from kproxy.wire import MalformedHeadError, ResponseHead
 MAX_STREAMS = 100
 """How many requests share a connection until the API server says how many it takes; Go assumes it, too."""
 _LAST_STREAM_ID = 1 << 30
-_MAX_KNOWN_HEADS = 64
+_MAX_KNOWN_HEADS, _MAX_KNOWN_BYTES = 64, 1024
 
 # As in `upstream.connection`: all connections read into this one, and nothing stays in it between callbacks.
 _BUFFER = memoryview(bytearray(256 * 1024))
@@ -136,8 +136,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             self.close()
 
     def close(self) -> None:
-        """End an idle connection."""
-        if self._transport is not None:
+        """End an idle connection. Idempotent."""
+        if self._transport is not None and not self._transport.is_closing():
             self.write(goaway(ErrorCode.NO_ERROR))
             self._flush()
             self._transport.close()
@@ -192,7 +192,7 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def remember_head(self, block: bytes, head: ResponseHead) -> None:
         """The same bytes mean the same head, unless the dynamic table had a part in it."""
-        if not self._decoder.has_history:
+        if not self._decoder.has_history and len(block) <= _MAX_KNOWN_BYTES:
             if len(self._heads) >= _MAX_KNOWN_HEADS:
                 self._heads.clear()
             self._heads[block] = head
@@ -379,7 +379,8 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def _take_setting(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:
-            self._max_streams = value
+            # One that takes none refuses our one, and somebody is told; otherwise we would dial for ever.
+            self._max_streams = max(1, value)
         elif key == Setting.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW_BYTES:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")

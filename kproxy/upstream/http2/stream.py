@@ -132,7 +132,8 @@ class Http2Stream:
         self._give_window()
 
     def release(self) -> None:
-        self.abort()
+        if not self.is_over:
+            self.abort()
 
     def abort(self) -> None:
         self._receiver = None
