@@ -47,7 +47,7 @@ class CommandLine:
     flags: dict[str, Any] = field(default_factory=dict)
     """The command's own flags that were given, by `Flag.name`; a switch is there only when it is on."""
     given: list[Given] = field(default_factory=list)
-    """The settings, for `config.read`."""
+    """The settings, for `settings.read`."""
     problems: list[str] = field(default_factory=list)
 
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import pytest
 
-from kproxy import arguments, config
+from kproxy import arguments, settings
 from kproxy.credentials import ClientCertificate
 from kproxy.errors import ConfigError
 from kproxy.kubeconfig import ResolvedContext, User, load, locate
@@ -309,7 +309,7 @@ def test_case_resolves(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def _resolve(scene: Scene) -> ResolvedContext:
     command = arguments.parse(scene.args)
-    overrides = config.load(command.given, {}).overrides()
+    overrides = settings.load(command.given, {}).overrides()
     context = resolve(
         load(locate(overrides.kubeconfig, scene.env)), overrides, scene.env, scene.directory / "sa"
     )
