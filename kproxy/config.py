@@ -200,8 +200,11 @@ class Config:
         TEXT,
     )
     namespace: str | None = option(
-        None, "Namespace of the contexts that kproxy run gives its command; else a proxy has no use for it.",
-        CLUSTER, NAME, short="n",
+        None,
+        "Namespace of the contexts that kproxy run gives its command; else a proxy has no use for it.",
+        CLUSTER,
+        NAME,
+        short="n",
     )
     keepalive_seconds: float = option(
         0.0, "TCP keep-alive period of connections to the API server; 0 is kproxy's own choice of 30s.",

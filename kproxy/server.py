@@ -163,7 +163,8 @@ async def _serve(
         supervisor.stopping()
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
         await endpoints.drain()
-        await stopping.wait_for_second(config.shutdown_delay_seconds)
+        if until is None:
+            await stopping.wait_for_second(config.shutdown_delay_seconds)
         await drain(listeners, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")
     return 0

@@ -596,6 +596,13 @@ async def test_renewals_and_reloads_are_counted(build: Build, tmp_path: Path) ->
     assert await house.metric("kproxy_reloads_total", result="applied") == 1
 
 
+async def test_status_names_the_instance(build: Build, tmp_path: Path) -> None:
+    """`kproxy start --name` gives it one; without it there is none."""
+    assert (await (await build()).status())["name"] is None
+    house = await build("start", "--foreground", "--name=blue", env={"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert (await house.status())["name"] == "blue"
+
+
 # -- secrets --
 
 
