@@ -96,6 +96,12 @@ class App:
         self._names_of_machine = Site(None)
         self._routes: dict[tuple[Site, str, str, bool], Route] = {}
 
+    def apply(self, policy: Policy) -> None:
+        """Judge every request that begins from now on by `policy`, whatever was decided before."""
+        self._policy = policy
+        self._sites.clear()
+        self._routes.clear()
+
     def dispatch(self, downstream: Downstream, head: RequestHead) -> None:
         """Answer, relay or refuse the request at hand."""
         try:

@@ -121,11 +121,11 @@ def _version(line: CommandLine) -> int:
 def _serve(line: CommandLine) -> int:
     settings, problems = _settings(line)
     _insist(line, problems, settings.config)
-    return _run_server(settings.config)
+    return _run_server(settings)
 
 
 def _run_server(
-    config: Config,
+    settings: Settings,
     keeper: Supervisor | None = None,
     log_file: LogFile | None = None,
     *,
@@ -136,6 +136,7 @@ def _run_server(
     from kproxy.supervisor import Supervisors
     from kproxy.systemd import take_notifier, take_passed_sockets
 
+    config = settings.config
     passed = take_passed_sockets(os.environ)
     if passed and all(each.fd is None for each in config.listeners):
         listeners = tuple(ListenerConfig(fd=each.descriptor) for each in passed)
@@ -143,6 +144,7 @@ def _run_server(
     told = (keeper, take_notifier(os.environ))
     return run(
         config,
+        settings=settings,
         announce=_announce,
         supervisor=Supervisors(each for each in told if each is not None),
         log_file=log_file,
@@ -156,7 +158,7 @@ def _demo(line: CommandLine) -> int:
     # Imported here: as in _serve.
     from kproxy.server import run
 
-    return run(settings.config, announce=_announce, demo=True)
+    return run(settings.config, settings=settings, announce=_announce, demo=True)
 
 
 def _demo_conflicts(settings: Settings) -> Sequence[str]:
@@ -182,7 +184,7 @@ def _run_command(line: CommandLine) -> int:
         if "unix" in line.flags:
             config = replace(config, unix_socket=str(command.folder / "kproxy.sock"))
         try:
-            run(config, announce=lambda _: None, demo=is_demo, until=command.live)
+            run(config, settings=settings, announce=lambda _: None, demo=is_demo, until=command.live)
         except NotRun as error:
             _fail(error.message)
             return EXIT_NOT_FOUND if error.is_missing else EXIT_CANNOT_RUN
@@ -301,9 +303,8 @@ def _launch(line: CommandLine) -> Launch:
 
     settings, problems = _settings(line)
     _insist(line, problems, settings.config)
-    config = settings.config
     arguments, withheld = as_flags(line.given, Path.cwd())
-    return Launch(name=_name(line), config=config, arguments=arguments, withheld=withheld)
+    return Launch(name=_name(line), settings=settings, arguments=arguments, withheld=withheld)
 
 
 def _name(line: CommandLine) -> str:

@@ -307,7 +307,7 @@ LIVE: Mapping[str, tuple[str, ...]] = {
         "rotate_close",
     ),
     "log": ("log_format", "v"),
-    "end": ("grace_period",),
+    "end": ("shutdown_delay", "grace_period"),
 }  # fmt: skip
 """What `reloading.py` changes while kproxy runs, and the settings that it does so for.
 

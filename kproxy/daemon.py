@@ -35,6 +35,7 @@ from kproxy.instance import (
     send_signal,
 )
 from kproxy.logfile import LogFile
+from kproxy.settings import Settings
 from kproxy.supervisor import Serving, Supervisor
 from kproxy.systemd import SUPERVISOR_VARIABLES
 
@@ -44,7 +45,7 @@ STOP_MARGIN_SECONDS = 5.0
 """What an end may take on top of the grace period."""
 POLL_SECONDS = 0.05
 
-Run = Callable[[Config, Supervisor, LogFile | None], int]
+Run = Callable[[Settings, Supervisor, LogFile | None], int]
 """Serves until it is told to end, and returns the exit code."""
 
 
@@ -53,10 +54,14 @@ class Launch:
     """What is to be started."""
 
     name: str
-    config: Config
+    settings: Settings
     arguments: tuple[str, ...]
     """See `Record`."""
     withheld: tuple[str, ...]
+
+    @property
+    def config(self) -> Config:
+        return self.settings.config
 
     def record(self, *, is_detached: bool) -> Record:
         return Record(
@@ -134,7 +139,7 @@ def serve_in_foreground(launch: Launch, folder: InstanceFolder, run: Run) -> int
     record = launch.record(is_detached=False)
     folder.write(record)
     try:
-        code = run(launch.config, Keeper(folder, record, lambda: None), None)
+        code = run(launch.settings, Keeper(folder, record, lambda: None), None)
     except KproxyError:
         folder.write(replace(record, state=FAILED))
         raise
@@ -218,7 +223,7 @@ def _be_the_daemon(
             os.environ.pop(variable, None)
         record = replace(record, pid=os.getpid(), process_started=process_start(os.getpid()))
         folder.write(record)
-        code = run(launch.config, Keeper(folder, record, report.serving), log_file)
+        code = run(launch.settings, Keeper(folder, record, report.serving), log_file)
         folder.remove(launch.name)
     except ConfigError as error:
         code = 2

@@ -46,6 +46,14 @@ class PluginPolicy:
 ALLOW_ALL = PluginPolicy()
 
 
+def policy_path(environ: Mapping[str, str], flag: str | None = None) -> Path | None:
+    """The kuberc file that is read, or would be if it were there; None when it is turned off."""
+    named = flag or environ.get("KUBERC") or ""
+    if environ.get("KUBERC") == "off" or environ.get("KUBECTL_KUBERC", "").lower() in ("false", "0", "f"):
+        return None
+    return Path(named or Path(environ.get("HOME", ""), ".kube", "kuberc"))
+
+
 def load_plugin_policy(environ: Mapping[str, str], flag: str | None = None) -> PluginPolicy:
     """The policy of the kuberc file that `flag` (--kuberc) names, else $KUBERC, else ~/.kube/kuberc.
 
@@ -53,18 +61,15 @@ def load_plugin_policy(environ: Mapping[str, str], flag: str | None = None) -> P
     kubectl goes on without a policy when the unnamed file cannot be read; here that is an error,
     since a policy that vanishes by a typing error protects nobody. Raises ConfigError.
     """
-    named = flag or environ.get("KUBERC") or ""
-    if environ.get("KUBERC") == "off":
-        if flag:
-            raise ConfigError("KUBERC=off and --kuberc exclude each other; drop one of them")
+    if environ.get("KUBERC") == "off" and flag:
+        raise ConfigError("KUBERC=off and --kuberc exclude each other; drop one of them")
+    path = policy_path(environ, flag)
+    if path is None:
         return ALLOW_ALL
-    if environ.get("KUBECTL_KUBERC", "").lower() in ("false", "0", "f"):
-        return ALLOW_ALL
-    path = Path(named or Path(environ.get("HOME", ""), ".kube", "kuberc"))
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        if named:
+        if flag or environ.get("KUBERC"):
             raise ConfigError(
                 f"kuberc: open {path}: no such file or directory; "
                 "correct --kuberc or KUBERC, or set KUBERC=off"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,78 +11,125 @@ from kproxy.config import Config
 from kproxy.contexts import Contexts, select
 from kproxy.errors import ConfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
-from kproxy.kuberc import PluginPolicy, load_plugin_policy
+from kproxy.kubecontext import warnings_for
+from kproxy.kuberc import PluginPolicy, load_plugin_policy, policy_path
 from kproxy.policy import Policy
 from kproxy.servertls import certificate_problems
+from kproxy.settings import Settings
 from kproxy.snapshot import Snapshot, take_snapshot
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """All that was read and checked before serving. `seen` is how the kubeconfig files looked before."""
+class Clusters:
+    """What kubeconfig and kuberc say: which contexts there are, and how their upstreams are opened."""
 
-    policy: Policy
     contexts: Contexts
     kubeconfig: KubeConfig
     plugin_policy: PluginPolicy
+    paths: tuple[Path, ...]
+    """The files that say so, existing or not."""
     seen: Snapshot
+    """How they, and the default context's authorities, looked before they were read."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All that was read and checked before serving."""
+
+    policy: Policy
+    clusters: Clusters
+
+    @property
+    def contexts(self) -> Contexts:
+        return self.clusters.contexts
 
     @property
     def context(self) -> ResolvedContext:
         """The default one, which is at `/`."""
-        return self.contexts.default
+        return self.clusters.contexts.default
+
+    @property
+    def kubeconfig(self) -> KubeConfig:
+        return self.clusters.kubeconfig
+
+    @property
+    def plugin_policy(self) -> PluginPolicy:
+        return self.clusters.plugin_policy
 
 
 def prepare(config: Config) -> Plan:
     """Read and check everything that can be wrong before serving. Raises ConfigError with all problems."""
     problems: list[str] = []
-    policy = plugin_policy = found = None
+    policy = clusters = None
     try:
-        policy = Policy.compile(
-            accept_paths=config.accept_paths,
-            reject_paths=config.reject_paths,
-            accept_hosts=config.accept_hosts,
-            reject_methods=config.reject_methods,
-            accept_origins=config.accept_origins,
-            disable_filter=config.disable_filter,
-        )
+        policy = compile_policy(config)
     except ConfigError as error:
         problems += error.problems
     problems += certificate_problems(config.listener_configs())
+    try:
+        clusters = read_clusters(config)
+    except ConfigError as error:
+        problems += error.problems
+    if problems or policy is None or clusters is None:
+        raise ConfigError(problems)
+    return Plan(policy=policy, clusters=clusters)
+
+
+def compile_policy(config: Config) -> Policy:
+    """The filters as the settings have them. Raises ConfigError."""
+    return Policy.compile(
+        accept_paths=config.accept_paths,
+        reject_paths=config.reject_paths,
+        accept_hosts=config.accept_hosts,
+        reject_methods=config.reject_methods,
+        accept_origins=config.accept_origins,
+        disable_filter=config.disable_filter,
+    )
+
+
+def read_clusters(config: Config, *, may_lack: bool = False) -> Clusters:
+    """Raises ConfigError with all problems. What --contexts names may be gone when it `may_lack` it."""
+    problems: list[str] = []
+    plugin_policy = kubeconfig = contexts = None
+    overrides = config.overrides()
+    sources = locate(overrides.kubeconfig, os.environ)
+    paths = tuple(filter(None, (*sources.paths, policy_path(os.environ, config.kuberc))))
+    seen = take_snapshot(paths)
     try:
         plugin_policy = load_plugin_policy(os.environ, config.kuberc)
     except ConfigError as error:
         problems += error.problems
     try:
-        found = read_kubeconfig(config)
+        kubeconfig = load(sources)
+        contexts = select(
+            kubeconfig,
+            overrides,
+            os.environ,
+            names=config.contexts,
+            takes_all=config.all_contexts,
+            may_lack=may_lack,
+        )
     except ConfigError as error:
         problems += error.problems
-    if problems or policy is None or plugin_policy is None or found is None:
+    if plugin_policy is None or kubeconfig is None or contexts is None:
         raise ConfigError(problems)
-    kubeconfig, contexts, seen = found
-    return Plan(
-        policy=policy, contexts=contexts, kubeconfig=kubeconfig, plugin_policy=plugin_policy, seen=seen
+    return Clusters(
+        contexts=contexts,
+        kubeconfig=kubeconfig,
+        plugin_policy=plugin_policy,
+        paths=paths,
+        seen={**seen, **take_snapshot(authority_paths((contexts.default,)))},
     )
 
 
-def read_kubeconfig(config: Config, *, is_reload: bool = False) -> tuple[KubeConfig, Contexts, Snapshot]:
-    """Raises KubeconfigError. On a reload, contexts that --contexts names may be gone."""
-    overrides = config.overrides()
-    sources = locate(overrides.kubeconfig, os.environ)
-    seen = take_snapshot(sources.paths)
-    kubeconfig = load(sources)
-    contexts = select(
-        kubeconfig,
-        overrides,
-        os.environ,
-        names=config.contexts,
-        takes_all=config.all_contexts,
-        may_lack=is_reload,
-    )
-    return kubeconfig, contexts, {**seen, **take_snapshot(authority_paths(contexts.default))}
+def authority_paths(contexts: Iterable[ResolvedContext]) -> tuple[Path, ...]:
+    """The files of authorities, watched beside the kubeconfig; credentials watch their own files."""
+    paths = (context.cluster.certificate_authority for context in contexts)
+    return tuple(path for path in paths if path is not None)
 
 
-def authority_paths(context: ResolvedContext) -> tuple[Path, ...]:
-    """The file of authorities, which is watched beside the kubeconfig; credentials watch their own files."""
-    path = context.cluster.certificate_authority
-    return (path,) if path is not None else ()
+def questions(config: Config, plan: Plan, settings: Settings | None = None) -> Iterator[str]:
+    """What works, but is dangerous or probably not meant."""
+    yield from plan.policy.warnings(has_unix_socket=config.has_only_unix_sockets)
+    yield from warnings_for(plan.context, append_server_path=config.append_server_path)
+    yield from settings.warnings if settings is not None else ()

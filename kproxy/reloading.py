@@ -6,25 +6,48 @@ import asyncio
 import os
 import signal
 from collections.abc import Callable
-from itertools import chain
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
+from kproxy.app import App
+from kproxy.change import Change, differences, read_change
 from kproxy.config import Config
 from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError
-from kproxy.plan import Plan, authority_paths, read_kubeconfig
+from kproxy.kubeconfig import ResolvedContext
+from kproxy.log import Output, adjust
+from kproxy.plan import Clusters, Plan, authority_paths, questions, read_clusters
 from kproxy.reload import FileWatcher, in_daemon_thread
+from kproxy.settings import Settings
 from kproxy.supervisor import NOBODY, Supervisor
 from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
 
 _log = structlog.get_logger()
 
+OpenUpstream = Callable[[ResolvedContext], Upstream]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Governed:
+    """What of a running kproxy takes up changes. Each does so at once and between two requests."""
+
+    app: App
+    upstreams: Upstreams
+    output: Output
+    opener: Callable[[Config, Clusters], OpenUpstream]
+    """How upstreams are opened by these settings."""
+    counts: dict[str, int]
+    """The reloads that were applied and that failed, kept in metrics."""
+
 
 class Reloading:
-    """Applies changes of the kubeconfig files, and SIGHUP: all of a change or nothing of it.
+    """Applies changes of the kubeconfig and config files, and SIGHUP: all of a change or nothing of it.
+
+    The two kinds of file do not wait for each other: a broken config file holds up no new kubeconfig, and a
+    broken kubeconfig no new filters. Only settings that choose from the kubeconfig must fit it.
 
     A SIGHUP that comes because the terminal was closed is the end, as for every program in a terminal;
     `nohup` turns that off.
@@ -34,25 +57,31 @@ class Reloading:
         self,
         config: Config,
         plan: Plan,
-        upstreams: Upstreams,
+        settings: Settings | None,
+        governed: Governed,
         loop: asyncio.AbstractEventLoop,
         end: Callable[[], None],
         supervisor: Supervisor = NOBODY,
-        counts: dict[str, int] | None = None,
     ) -> None:
-        """`counts` are the reloads that were applied and that failed, kept in metrics."""
-        self._config = config
+        """`settings` is what `config` was made from: where these differ, `config` stays as it is."""
+        self.config = config
+        """What is in force."""
+        self._settings = settings
+        self._pinned = differences(settings.config, config) if settings is not None else {}
+        self._governed = governed
+        self._clusters = plan.clusters
+        self._policy = plan.policy
+        self._asked = tuple(questions(config, plan, settings))
         self._end = end
         self._supervisor = supervisor
-        self._counts = counts if counts is not None else {"applied": 0, "failed": 0}
         self._ends_with_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
-        self._upstreams = upstreams
         self._loop = loop
-        self._paths = plan.kubeconfig.paths
-        self._watcher = FileWatcher(self._watched_paths, self._begin, since=plan.seen)
+        seen = {**plan.clusters.seen, **(settings.file.seen if settings and settings.file else {})}
+        self._watcher = FileWatcher(self._watched_paths, self._begin, since=seen)
         self._task: asyncio.Task[None] | None = None
         self._is_due = False
-        self._said: tuple[str, ...] = ()
+        self._told: dict[str, object] = {}
+        """By event: what was last told of that is still so."""
 
     async def __aenter__(self) -> None:
         await self._watcher.start()
@@ -66,8 +95,10 @@ class Reloading:
             await asyncio.wait([self._task])
 
     def _watched_paths(self) -> tuple[Path, ...]:
-        opened = [authority_paths(upstream.context) for upstream in self._upstreams.opened()]
-        return tuple(dict.fromkeys(chain(self._paths, *opened)))
+        authorities = authority_paths(upstream.context for upstream in self._governed.upstreams.opened())
+        file = self._settings.file if self._settings is not None and self._settings.read_again else None
+        own = (file.path,) if file is not None else ()
+        return tuple(dict.fromkeys((*own, *self._clusters.paths, *authorities)))
 
     def _hung_up(self) -> None:
         if self._ends_with_terminal and not _has_terminal():
@@ -91,27 +122,109 @@ class Reloading:
             self._supervisor.reloaded()
 
     async def _apply(self) -> None:
+        change = await self._look_for_change()
+        if change is not None and not change.touches("contexts", "connections"):
+            self._take_up(change)
+            change = None
+        if change is None or not await self._apply_clusters(change):
+            await self._apply_clusters(None)
+        self._question()
+
+    async def _look_for_change(self) -> Change | None:
+        """What the config file says now; None where it says nothing, or nothing that can be used."""
+        settings = self._settings
+        if settings is None or settings.read_again is None:
+            return None
+        try:
+            return await in_daemon_thread(lambda: read_change(settings, self.config, self._pinned))
+        except ConfigError as error:
+            self._refuse_change(error)
+            return None
+
+    async def _apply_clusters(self, change: Change | None) -> bool:
+        """Serve what kubeconfig and kuberc say by now, by the changed settings if there are any.
+
+        False when that cannot be; then nothing has changed.
+        """
+        governed = self._governed
+        config = self.config if change is None else change.config
+        # A context that is gone from the kubeconfig is one thing, a name that was never in it another.
+        may_lack = config.contexts == self.config.contexts
         try:
             # A network home may hang, and a large kubeconfig takes its time: the streams go on meanwhile.
-            kubeconfig, contexts, _ = await in_daemon_thread(
-                lambda: read_kubeconfig(self._config, is_reload=True)
+            clusters = await in_daemon_thread(lambda: read_clusters(config, may_lack=may_lack))
+            is_changed = governed.upstreams.apply(
+                clusters.contexts,
+                open_upstream=self._opener(config, clusters, change),
+                idle_seconds=config.context_idle_seconds,
             )
-            is_changed = self._upstreams.apply(contexts)
         except ConfigError as error:
-            self._counts["failed"] += 1
-            if error.problems != self._said:
-                self._said = error.problems
-                _log.error(
-                    "kubeconfig.reload_failed", problems=error.problems, **facts(self._upstreams.default)
-                )
-            return
-        self._paths = kubeconfig.paths
-        is_mended = bool(self._said)
-        self._said = ()
+            if change is not None:
+                self._refuse_change(error)
+            else:
+                self._refuse_clusters(error)
+            return False
+        self._clusters = clusters
+        if change is not None:
+            self._take_up(change)
+        is_mended = self._told.pop("kubeconfig.reload_failed", None) is not None
         if is_changed or is_mended:
-            self._counts["applied"] += 1
-            _log.info("kubeconfig.reloaded", **facts_of_all(self._upstreams))
-            self._upstreams.default.warn_if_ending()
+            governed.counts["applied"] += change is None
+            _log.info("kubeconfig.reloaded", **facts_of_all(governed.upstreams))
+            governed.upstreams.default.warn_if_ending()
+        return True
+
+    def _opener(self, config: Config, clusters: Clusters, change: Change | None) -> OpenUpstream | None:
+        """Another way to open upstreams, None where the one in use will do."""
+        is_known = (clusters.plugin_policy, clusters.kubeconfig.paths) == (
+            self._clusters.plugin_policy,
+            self._clusters.kubeconfig.paths,
+        )
+        if is_known and (change is None or not change.touches("connections")):
+            return None
+        return self._governed.opener(config, clusters)
+
+    def _take_up(self, change: Change) -> None:
+        """Without a pause, so that no request meets one half of a change."""
+        self.config = change.config
+        self._policy = change.policy
+        self._settings = change.settings
+        if change.touches("filters"):
+            self._governed.app.apply(change.policy)
+        if change.touches("log"):
+            adjust(self._governed.output, change.config.log_format, change.config.verbosity)
+        is_mended = self._told.pop("config.reload_failed", None) is not None
+        if change.applied or is_mended:
+            self._governed.counts["applied"] += 1
+            _log.info("config.reloaded", keys=[option.name for option in change.applied])
+        if self._is_news("config.restart_needed", change.left) and change.left:
+            _log.warning("config.restart_needed", keys=[*change.left])
+
+    def _refuse_change(self, error: ConfigError) -> None:
+        self._governed.counts["failed"] += 1
+        if self._is_news("config.reload_failed", error.problems):
+            _log.error("config.reload_failed", problems=error.problems)
+
+    def _refuse_clusters(self, error: ConfigError) -> None:
+        self._governed.counts["failed"] += 1
+        if self._is_news("kubeconfig.reload_failed", error.problems):
+            known = facts(self._governed.upstreams.default)
+            _log.error("kubeconfig.reload_failed", problems=error.problems, **known)
+
+    def _question(self) -> None:
+        """Warn of what has become dangerous."""
+        plan = Plan(policy=self._policy, clusters=self._clusters)
+        asked = tuple(questions(self.config, plan, self._settings))
+        for question in asked:
+            if question not in self._asked:
+                _log.warning("config.questioned", detail=question)
+        self._asked = asked
+
+    def _is_news(self, event: str, what: object) -> bool:
+        if self._told.get(event) == what:
+            return False
+        self._told[event] = what
+        return True
 
 
 def facts_of_all(upstreams: Upstreams) -> dict[str, object]:

@@ -37,14 +37,15 @@ from kproxy.log import AccessLog, Output, configure
 from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
 from kproxy.overview import Overview
-from kproxy.plan import Plan, prepare
+from kproxy.plan import Clusters, Plan, prepare, questions
 from kproxy.policy import Policy
 from kproxy.readiness import Readiness
 from kproxy.relay import Relay
 from kproxy.reload import in_daemon_thread
-from kproxy.reloading import Reloading, facts_of_all
+from kproxy.reloading import Governed, Reloading, facts_of_all
 from kproxy.selfsigned import SelfSigned, folder_of
 from kproxy.servertls import Certificates
+from kproxy.settings import Settings
 from kproxy.supervisor import NOBODY, ServedContext, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import health_of, is_http2_disabled
@@ -60,6 +61,7 @@ def run(
     config: Config,
     *,
     announce: Callable[[str], None],
+    settings: Settings | None = None,
     demo: bool = False,
     supervisor: Supervisor = NOBODY,
     log_file: LogFile | None = None,
@@ -69,7 +71,8 @@ def run(
     """Serve until a signal ends it, or `until` is done, which then has the signals; returns the exit code.
 
     `name` is that of the instance, if it has one.
-    `announce` is told the bound address once connections are accepted, and `supervisor` after it. Raises
+    `announce` is told the bound address once connections are accepted, and `supervisor` after it. `settings`
+    is what `config` was made from, and is read again when it changes; without it nothing is. Raises
     ConfigError with every problem found before that, ListenError when the address cannot be had.
     """
     make_room = log_file.make_room if log_file is not None else None
@@ -77,7 +80,7 @@ def run(
     with contextlib.closing(_new_loop()) as loop:
         try:
             return loop.run_until_complete(
-                _serve(config, announce, output, loop, demo, supervisor, until, name)
+                _serve(config, settings, announce, output, loop, demo, supervisor, until, name)
             )
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
@@ -94,6 +97,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 async def _serve(
     config: Config,
+    settings: Settings | None,
     announce: Callable[[str], None],
     output: Output,
     loop: asyncio.AbstractEventLoop,
@@ -116,10 +120,15 @@ async def _serve(
         access_log = AccessLog(output, loop)
         metrics = Metrics(access_log.write)
 
-        def open_one(context: ResolvedContext) -> Upstream:
-            tally = metrics.tally(context.name)
-            return open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop, tally)
+        def opener(config: Config, clusters: Clusters) -> Callable[[ResolvedContext], Upstream]:
+            def open_one(context: ResolvedContext) -> Upstream:
+                tally = metrics.tally(context.name)
+                kubeconfig, plugin_policy = clusters.kubeconfig, clusters.plugin_policy
+                return open_upstream(context, kubeconfig, plugin_policy, config, loop, tally)
 
+            return open_one
+
+        open_one = opener(config, plan.clusters)
         upstreams = Upstreams(open_one, plan.contexts, loop, idle_seconds=config.context_idle_seconds)
         owned.push_async_callback(upstreams.close)
         relay = Relay(loop)
@@ -133,11 +142,13 @@ async def _serve(
         certificates = Certificates(SelfSigned(folder_of(os.environ)), is_watching=config.reload)
         listeners += open_listeners(config, certificates, app, metrics, owned)
         await owned.enter_async_context(certificates)
+        governed = Governed(
+            app=app, upstreams=upstreams, output=output, opener=opener, counts=metrics.reloads
+        )
+        reloading = Reloading(config, plan, settings, governed, loop, stopping.ask, supervisor)
         if config.reload:
             # Before we say that we serve: until it is handled, a SIGHUP ends the process.
-            await owned.enter_async_context(
-                Reloading(config, plan, upstreams, loop, stopping.ask, supervisor, metrics.reloads)
-            )
+            await owned.enter_async_context(reloading)
         for listener in listeners:
             await listener.start(loop)
         for listener in listeners:
@@ -146,7 +157,7 @@ async def _serve(
         supervisor.serving(serving)
         _log.info("server.started", **_places(listeners), version=__version__, **facts_of_all(upstreams))
         upstreams.default.warn_if_ending()
-        _warn(config, plan, listeners)
+        _warn(config, plan, settings, listeners)
         if plan.contexts.others:
             looking = loop.create_task(_look_at_others(plan.contexts, upstreams, open_one, config))
             owned.push_async_callback(_cancel, looking)
@@ -161,6 +172,7 @@ async def _serve(
         elif not stopping.first.is_set():
             await until(serving)
         supervisor.stopping()
+        config = reloading.config
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
         await endpoints.drain()
         if until is None:
@@ -314,13 +326,12 @@ def _connections(listeners: Iterable[Listener]) -> list[Downstream]:
     return [downstream for listener in listeners for downstream in listener.connections]
 
 
-def _warn(config: Config, plan: Plan, listeners: Iterable[Listener]) -> None:
+def _warn(config: Config, plan: Plan, settings: Settings | None, listeners: Iterable[Listener]) -> None:
     for listener in listeners:
         if not listener.is_local:
             _log.warning("listener.exposed", address=listener.name, tls=listener.is_tls)
     for warning in (
-        *plan.policy.warnings(has_unix_socket=config.has_only_unix_sockets),
-        *warnings_for(plan.context, append_server_path=config.append_server_path),
+        *questions(config, plan, settings),
         *_www_warnings(config.www),
         *health_of(os.environ)[1],
     ):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ class Settings:
     file: ConfigFile | None = None
     """The config file that is read, or is looked for; None when there is to be none."""
     warnings: tuple[str, ...] = ()
+    read_again: Callable[[], Settings] | None = field(default=None, repr=False, compare=False)
+    """The settings as they are by then; None where the file cannot be read twice, or there is to be none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,7 +61,7 @@ class ConfigFile:
     seen: Snapshot
     """From before it was read."""
     is_there: bool
-    can_be_read_again: bool = True
+    is_lasting: bool = True
     """False for pipes, such as `--config=<(...)` of bash: what they held is gone."""
 
 
@@ -86,7 +89,12 @@ def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
     origins = {name: origin for name, (_, origin) in found.items()}
     problems += _conflicts(config, origins)
     return Settings(
-        config=config, origins=origins, problems=tuple(problems), file=file, warnings=tuple(warnings)
+        config=config,
+        origins=origins,
+        problems=tuple(problems),
+        file=file,
+        warnings=tuple(warnings),
+        read_again=partial(read, flags, environ) if file is not None and file.is_lasting else None,
     )
 
 
@@ -192,7 +200,7 @@ def _look_at(path: Path, *, shown: str, origin: str, is_needed: bool) -> ConfigF
         origin=origin,
         seen=seen,
         is_there=True,
-        can_be_read_again=stat.S_ISREG(mode),
+        is_lasting=stat.S_ISREG(mode),
     )
 
 

@@ -176,22 +176,31 @@ class Upstreams:
 
     # -- what changes --
 
-    def apply(self, contexts: Contexts) -> bool:
+    def apply(
+        self,
+        contexts: Contexts,
+        *,
+        open_upstream: Callable[[ResolvedContext], Upstream] | None = None,
+        idle_seconds: float | None = None,
+    ) -> bool:
         """Serve `contexts` from now on; False when that changes nothing.
 
         New requests go to the new upstreams, running ones stay with the old ones until they end. Equal
         settings keep connections, tunnels and credentials; files of authorities are looked at all the same.
-        Raises KubeconfigError when the default context cannot be used, and then changes nothing. Another
-        context that is open and cannot be used any more goes on as it was.
+        With another `open_upstream` nothing is equal. Raises KubeconfigError when the default context cannot
+        be used, and then changes nothing. Another context that is open and cannot be used any more goes on as
+        it was.
         """
+        opens = open_upstream or self._open
         old = self.table
         known = old.seats.get(contexts.default.name)
         before = known.upstream if known is not None else None
         is_changed = False
-        if before is not None and before.context == contexts.default:
+        if open_upstream is None and before is not None and before.context == contexts.default:
             first, is_changed = before, before.renew_trust()
         else:
-            first = self._open(contexts.default)
+            first = opens(contexts.default)
+        self._open = opens
         seats: dict[str, Seat] = {}
         for served in contexts.served:
             source = contexts.default if served.is_default else contexts.others[served.name]
@@ -201,6 +210,9 @@ class Upstreams:
             # Taken even if it is equal: OIDC tokens do not count for that, and the old ones may be spent.
             seat.source = source
             if not served.is_default:
+                if open_upstream is not None:
+                    # The next request opens it in the new way.
+                    self._retire(seat)
                 is_changed |= self._renew(seat)
         for name, seat in old.seats.items():
             if name not in seats:
@@ -215,6 +227,9 @@ class Upstreams:
         for served in contexts.served:
             seats[served.name].served = served
         self._contexts = contexts
+        if idle_seconds is not None and idle_seconds != self.idle_seconds:
+            self.idle_seconds = idle_seconds
+            self._stop_sweeping()
         if not is_same_table:
             self.table = self._tabulate(seats, gone)
         self._sweep_later()
@@ -252,6 +267,11 @@ class Upstreams:
         if self.idle_seconds and self._sweep is None:
             self._sweep = self._loop.call_later(self.idle_seconds / 4, self._close_unused)
 
+    def _stop_sweeping(self) -> None:
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+
     def _close_unused(self) -> None:
         self._sweep = None
         now = monotonic()
@@ -271,9 +291,7 @@ class Upstreams:
 
     async def close(self) -> None:
         """End every connection and credential source. Idempotent."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
+        self._stop_sweeping()
         for upstream in (*self.opened(), *self._retired):
             await upstream.close()
         self._retired.clear()

@@ -39,7 +39,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("systemd", "logtail"),
     ("portholder", "listener", "reload"),
     ("keypair", "selfsigned", "servertls"),
-    ("plan", "reloading"),
+    ("plan", "change", "reloading"),
     ("server",),
     ("daemon", "inquiry", "service"),
     ("clientconfig", "run"),

@@ -176,8 +176,7 @@ def test_a_pipe_is_read_once(tmp_path: Path) -> None:
     settings = read(flags(config=str(path)), {})
     writer.join()
     assert settings.config.port == 8002
-    assert settings.file is not None
-    assert not settings.file.can_be_read_again
+    assert settings.read_again is None
 
 
 def test_a_change_after_the_reading_can_be_told(tmp_path: Path) -> None:
@@ -188,6 +187,17 @@ def test_a_change_after_the_reading_can_be_told(tmp_path: Path) -> None:
     assert take_snapshot([path]) == file.seen
     path.write_text("port: 80\n")
     assert take_snapshot([path]) != file.seen
+
+
+def test_settings_can_be_read_again(tmp_path: Path) -> None:
+    """As they are by then: flags and variables still win."""
+    path = config_in(tmp_path / ".config", "port: 1\nv: 1\n")
+    settings = read(flags(v="6"), {"HOME": str(tmp_path)})
+    path.write_text("port: 2\nv: 2\n")
+    assert settings.read_again is not None
+    config = settings.read_again().config
+    assert (config.port, config.verbosity) == (2, 6)
+    assert read([], {}).read_again is None
 
 
 def test_what_is_applied_while_kproxy_runs_is_a_setting_of_the_file() -> None:
