@@ -1,12 +1,17 @@
 """`gateway`: the real program between a raw client and a byte-exact API server, over mutual TLS and a token.
 
-The program is started once per module, with the module's PROGRAM_ARGS; the API server anew for each test,
-on the port that the kubeconfig names. After each test the program must be back at its idle descriptors.
+The program is started once per module, with its PROGRAM_ARGS and PROGRAM_ENV; the API server anew for each
+test, on the port that the kubeconfig names. After each test the program must be back at its idle descriptors.
+`http2_gateway` is the same with an API server that speaks HTTP/2.
+
+KPROXY_TEST_SUBJECT=kubectl puts kubectl proxy in the place of kproxy, to compare: what fails then is what
+differs.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import socket
 import ssl
@@ -22,11 +27,13 @@ import pytest
 from tests.support import proc, secrets
 from tests.support.answers import BLOCK, big, head
 from tests.support.client import RawClient, Response, request_bytes
+from tests.support.http2_server import H2, Http2Connection, Http2Responder, Http2Server, Stream
 from tests.support.pki import CA
-from tests.support.program import Program, kubeconfig
+from tests.support.program import KubectlProxy, Program, ProxyProcess, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request, Responder
 
 SETTLE_SECONDS = 3.0
+COMPARES = os.environ.get("KPROXY_TEST_SUBJECT") == "kubectl"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +50,7 @@ class Pki:
 class Served:
     """A running program, and where it expects its API server."""
 
-    program: Program
+    program: ProxyProcess
     upstream_port: int
     token: str
     kubeconfig: Path
@@ -140,6 +147,56 @@ class Gateway:
         return lines()
 
 
+class Http2Gateway(Gateway):
+    """A gateway to an API server that speaks HTTP/2; `gateway.server.answers` answers every stream."""
+
+    upstream: Http2Server
+
+    def _upstream(self, **options: Any) -> Http2Server:
+        ca = self._pki.ca
+        options.setdefault("tls", ca.server_context(client_ca=ca, alpn=H2))
+        return Http2Server(port=self._served.upstream_port, **options)
+
+    @property
+    def server(self) -> Http2Server:
+        return self.upstream
+
+    @property
+    def ca(self) -> CA:
+        return self._pki.ca
+
+    async def replace_upstream(self, **options: Any) -> Http2Server:
+        await super().replace_upstream(**options)
+        return self.upstream
+
+    @property
+    def connections(self) -> list[Http2Connection]:
+        return self.upstream.h2_connections
+
+    def streams_for(self, responder: Http2Responder, target: str | None = None) -> None:
+        """Answer with `responder`, all streams or those for `target`."""
+        if target is None:
+            self.upstream.answers = responder
+        else:
+            self.upstream.paths[target] = responder
+
+    async def begin(
+        self,
+        method: str = "GET",
+        target: str = "/api",
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+        *,
+        receive_buffer_bytes: int | None = None,
+    ) -> tuple[RawClient, Stream]:
+        """Send a request, and wait until the API server has its head; no answer is read."""
+        seen = len(self.upstream.streams)
+        client = await self.connect(receive_buffer_bytes=receive_buffer_bytes)
+        await client.send(request_bytes(method, target, headers) + body)
+        streams = await self.upstream.wait_for_streams(seen + 1)
+        return client, streams[seen]
+
+
 def big_answer(size: int, framing: str) -> Responder:
     """`big`, whose close without a length waits for its turn: a close_notify that finds the kernel's
     buffer full would be left out, and the answer be one that was cut.
@@ -181,9 +238,12 @@ def served(
         client_certificate=pki.client_certificate,
     )
     arguments = getattr(request.module, "PROGRAM_ARGS", ())
-    with Program(*arguments, kubeconfig=path) as program:
-        # The line on stdout comes before the last steps of the start.
-        program.wait_for_output("server.started")
+    variables = getattr(request.module, "PROGRAM_ENV", {})
+    kind = KubectlProxy if COMPARES else Program
+    with kind(*arguments, kubeconfig=path, env=variables) as program:
+        if not COMPARES:
+            # The line on stdout comes before the last steps of the start.
+            program.wait_for_output("server.started")
         yield Served(
             program=program,
             upstream_port=port,
@@ -199,6 +259,22 @@ async def gateway(served: Served, pki: Pki) -> AsyncIterator[Gateway]:
         gateway = Gateway(served, pki, owned)
         await gateway.open()
         yield gateway
+    await is_idle(gateway, served)
+
+
+@pytest.fixture
+async def http2_gateway(served: Served, pki: Pki) -> AsyncIterator[Http2Gateway]:
+    async with AsyncExitStack() as owned:
+        gateway = Http2Gateway(served, pki, owned)
+        await gateway.open()
+        yield gateway
+    await is_idle(gateway, served)
+
+
+async def is_idle(gateway: Gateway, served: Served) -> None:
+    """Every connection of the test has ended in the program, too."""
+    if COMPARES:
+        return
     await gateway.until(
         lambda: served.program.descriptors() <= served.idle_descriptors,
         f"{served.idle_descriptors} descriptors; there are {served.program.descriptors()}",

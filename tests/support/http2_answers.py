@@ -108,8 +108,7 @@ def cut(how: Step) -> Callable[[Stream], Any]:
     """For `script`: end the whole connection by Step.CLOSE, CUT or RESET."""
 
     async def end_connection(stream: Stream) -> None:
-        channel = stream.connection.channel
-        {Step.CLOSE: channel.close, Step.CUT: channel.abandon, Step.RESET: channel.reset}[how]()
+        stream.connection.close(how)
 
     return end_connection
 
@@ -130,19 +129,21 @@ def watch(events: asyncio.Queue[bytes | None], headers: Sequence[tuple[str, str]
         await stream.read_body()
         await stream.send_head(200, [JSON, *headers])
         over = asyncio.ensure_future(stream.over.wait())
+        waiting: set[asyncio.Future[Any]] = {over}
         try:
             while True:
                 getting = asyncio.ensure_future(events.get())
-                await asyncio.wait((getting, over), return_when=asyncio.FIRST_COMPLETED)
+                waiting = {over, getting}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if not getting.done():
-                    getting.cancel()
                     return
                 event = getting.result()
                 await stream.send_data(event or b"", end=event is None)
                 if event is None:
                     return
         finally:
-            over.cancel()
+            for each in waiting:
+                each.cancel()
 
     return respond
 

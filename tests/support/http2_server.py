@@ -29,6 +29,7 @@ import h2.exceptions
 import h2.settings
 
 from tests.support import http1
+from tests.support.answers import Step
 from tests.support.channel import Channel
 from tests.support.http2_frames import (
     DATA,
@@ -254,10 +255,12 @@ class Http2Connection:
         self._settled = asyncio.Event()
         self._pongs: set[bytes] = set()
         self._outgoing = bytearray()
+        self._queued_bytes = 0
         self._to_write = asyncio.Event()
         self._written = asyncio.Event()
         self._window = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._reading: asyncio.Task[None] | None = None
         self._may_read = asyncio.Event()
         self._may_read.set()
 
@@ -323,6 +326,15 @@ class Http2Connection:
             self._receive(each)
         await self.flushed()
 
+    def close(self, how: Step = Step.CLOSE) -> None:
+        """End the connection tidily, or by Step.CUT or RESET."""
+        {Step.CLOSE: self.channel.close, Step.CUT: self.channel.abandon, Step.RESET: self.channel.reset}[
+            how
+        ]()
+        # The event loop keeps a socket open on which it still waits.
+        if self._reading is not None:
+            self._reading.cancel()
+
     def pause_reading(self) -> None:
         """Take no more from the socket."""
         self._may_read.clear()
@@ -344,12 +356,14 @@ class Http2Connection:
 
     def queue(self, data: bytes) -> None:
         self._outgoing += data
+        self._queued_bytes += len(data)
         self._to_write.set()
 
     async def flushed(self) -> None:
-        """Returns when the kernel has taken everything. Raises Gone."""
+        """Returns when the kernel has taken everything up to now. Raises Gone."""
         self.flush()
-        while self._outgoing:
+        until = self._queued_bytes
+        while self._queued_bytes - len(self._outgoing) < until:
             if self.ended.is_set():
                 raise Gone(f"{self} has ended")
             self._written.clear()
@@ -381,12 +395,17 @@ class Http2Connection:
             self.flush()
             if self.server.on_connection is not None:
                 self._start(self.server.on_connection(self))
-            await self._read()
+            self._reading = asyncio.create_task(self._read())
+            await asyncio.wait((self._reading,))
         finally:
+            if self._reading is not None:
+                self._reading.cancel()
             writing.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(writing, *self._tasks, return_exceptions=True)
+            if self._reading is not None:
+                await asyncio.gather(self._reading, return_exceptions=True)
 
     async def _writes(self) -> None:
         with contextlib.suppress(OSError, ssl.SSLError, ValueError):

@@ -1,0 +1,717 @@
+"""Connections that many requests share: how many there are, when another is dialled, and how they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import ssl
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.conformance.conftest import Http2Gateway
+from tests.support import http2_frames, secrets
+from tests.support.answers import BLOCK, Step, chunk, tunnel
+from tests.support.answers import echo as http1_echo
+from tests.support.api_server import Stream as WatchingClient
+from tests.support.api_server import ask, exec_user, replace_file
+from tests.support.channel import Channel
+from tests.support.client import RawClient, Response, request_bytes
+from tests.support.exec_plugin import Plugin
+from tests.support.http2_answers import (
+    JSON,
+    answer,
+    cut,
+    echo,
+    end,
+    head,
+    reset,
+    script,
+    sequence,
+    watch,
+)
+from tests.support.http2_frames import MAX_CONCURRENT_STREAMS, REFUSED_STREAM
+from tests.support.http2_server import H2, Http2Server, Stream
+from tests.support.pki import CA
+from tests.support.program import Program, kubeconfig
+
+WATCH = "/api/v1/pods?watch=true"
+COLD = 40
+ANY_STREAM = 2**31 - 1
+HTTP1 = ("http/1.1",)
+
+
+class Watch:
+    """A client's watch, and the queue of its events."""
+
+    def __init__(self, gateway: Http2Gateway, target: str = "/watched") -> None:
+        self.gateway = gateway
+        self.target = target
+        self.events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.client: RawClient
+        self.response: Response
+        self.stream: Stream
+
+    async def open(self) -> Watch:
+        self.gateway.streams_for(watch(self.events), self.target)
+        self.client, self.stream = await self.gateway.begin(target=f"{self.target}?watch=true")
+        self.response = await self.client.read_head()
+        return self
+
+    async def goes_on(self, text: bytes = b"going on\n") -> None:
+        self.events.put_nowait(text)
+        await self.client.read_until(self.response, text)
+
+    async def ends(self) -> None:
+        """As the API server ends it."""
+        self.events.put_nowait(None)
+        while await self.client.read_piece(self.response):
+            pass
+        assert self.response.body.is_complete
+
+    async def is_cut(self) -> None:
+        while await self.client.read_piece(self.response):
+            pass
+        assert not self.response.body.is_complete
+
+
+async def is_over(stream: Stream, seconds: float = 2) -> None:
+    async with asyncio.timeout(seconds):
+        await stream.over.wait()
+
+
+# -- how many --
+
+
+async def test_forty_requests_of_a_cold_proxy_dial_once(http2_gateway: Http2Gateway) -> None:
+    """A page that opens sends them all at once; each handshake costs both sides milliseconds."""
+    accepted: list[Channel] = []
+    shake = asyncio.Event()
+
+    async def hold(channel: Channel) -> None:
+        accepted.append(channel)
+        server.changed()
+        await shake.wait()
+
+    server = await http2_gateway.replace_upstream(before_handshake=hold)
+    http2_gateway.streams_for(echo())
+    asking = [asyncio.create_task(http2_gateway.request(target=f"/api/{n}")) for n in range(COLD)]
+    await server.wait_for(lambda: bool(accepted), "a dial")
+    shake.set()
+    responses = await asyncio.gather(*asking)
+    assert [each.status for each in responses] == [200] * COLD
+    assert len(accepted) == 1
+
+
+async def test_an_error_of_the_shared_dial_reaches_all(http2_gateway: Http2Gateway) -> None:
+    """Each of them is told, none is left waiting, and the next request finds a server that has come back."""
+    accepted: list[Channel] = []
+    fail = asyncio.Event()
+
+    async def refuse(channel: Channel) -> None:
+        accepted.append(channel)
+        server.changed()
+        await fail.wait()
+        channel.reset()
+        raise ConnectionResetError
+
+    server = await http2_gateway.replace_upstream(before_handshake=refuse)
+    asking = [asyncio.create_task(http2_gateway.request(target=f"/api/{n}")) for n in range(COLD)]
+    await server.wait_for(lambda: bool(accepted), "a dial")
+    fail.set()
+    for response in await asyncio.gather(*asking):
+        assert response.status == 502
+        assert response.json()["kind"] == "Status"
+        assert not secrets.leaked(response.text)
+    await http2_gateway.replace_upstream()
+    http2_gateway.streams_for(answer(b"{}"))
+    assert (await http2_gateway.request()).status == 200
+
+
+async def test_a_client_that_leaves_does_not_stop_the_shared_dial(http2_gateway: Http2Gateway) -> None:
+    """Others wait for it, too."""
+    shake, dialled = asyncio.Event(), asyncio.Event()
+
+    async def hold(channel: Channel) -> None:
+        dialled.set()
+        await shake.wait()
+
+    await http2_gateway.replace_upstream(before_handshake=hold)
+    http2_gateway.streams_for(answer(b"{}"))
+    leaver = await http2_gateway.connect()
+    await leaver.send(request_bytes("GET", "/api/leaver"))
+    async with asyncio.timeout(5):
+        await dialled.wait()
+    staying = asyncio.create_task(http2_gateway.request(target="/api/stayer"))
+    leaver.reset()
+    await http2_gateway.finished("/api/leaver")
+    shake.set()
+    assert (await staying).status == 200
+
+
+async def test_forty_requests_find_that_http2_is_not_spoken(
+    http2_gateway: Http2Gateway, pki_context: ssl.SSLContext
+) -> None:
+    """Who shared the dial gets a connection of HTTP/1.1 each, and all are answered."""
+    server = await http2_gateway.replace_upstream(tls=pki_context)
+    http2_gateway.answers(http1_echo())
+    responses = await asyncio.gather(*(http2_gateway.request(target=f"/api/{n}") for n in range(COLD)))
+    assert [each.json()["target"] for each in responses] == [f"/api/{n}" for n in range(COLD)]
+    assert not server.streams
+
+
+@pytest.fixture
+def pki_context(http2_gateway: Http2Gateway) -> ssl.SSLContext:
+    ca = http2_gateway.ca
+    return ca.server_context(client_ca=ca, alpn=HTTP1)
+
+
+async def test_a_server_that_has_lost_http2_is_served(
+    http2_gateway: Http2Gateway, pki_context: ssl.SSLContext
+) -> None:
+    """And one that has it again: each connection decides anew."""
+    http2_gateway.streams_for(answer(b"{}"))
+    assert (await http2_gateway.request()).status == 200
+    server = await http2_gateway.replace_upstream(tls=pki_context)
+    http2_gateway.answers(http1_echo())
+    assert (await http2_gateway.request()).json()["target"] == "/api"
+    assert len(server.requests) == 1
+    server = await http2_gateway.replace_upstream()
+    http2_gateway.streams_for(answer(b"{}"))
+    assert (await http2_gateway.request()).status == 200
+    assert len(server.streams) == 1
+
+
+async def test_a_connection_that_is_full_gets_a_second(http2_gateway: Http2Gateway) -> None:
+    """Nobody waits for a watch to end; the server never sees more streams than it allows."""
+    http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 3
+    http2_gateway.streams_for(answer(b"{}"))
+    assert (await http2_gateway.request()).status == 200
+    watches = [await Watch(http2_gateway, f"/w{number}").open() for number in range(7)]
+    assert (await http2_gateway.request()).status == 200
+    assert sorted(each.stream.connection.number for each in watches) == [0, 0, 0, 1, 1, 1, 2]
+    for each in watches:
+        await each.goes_on()
+    assert not http2_gateway.server.refused
+
+
+async def test_a_limit_of_one(http2_gateway: Http2Gateway) -> None:
+    """Every request has its connection, as over HTTP/1.1; one that is idle is used again."""
+    http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 1
+    http2_gateway.streams_for(answer(b"{}"))
+    for _ in range(5):
+        assert (await http2_gateway.request()).status == 200
+    assert len(http2_gateway.connections) == 1
+    watches = [await Watch(http2_gateway, f"/w{number}").open() for number in range(3)]
+    assert len({each.stream.connection for each in watches}) == 3
+
+
+async def test_forty_cold_requests_and_a_limit_of_one(http2_gateway: Http2Gateway) -> None:
+    """They are sent before the limit is known, or wait for it: either way each is answered, none twice."""
+    http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 1
+    http2_gateway.streams_for(echo())
+    responses = await asyncio.gather(
+        *(http2_gateway.request("POST", f"/api/{n}", body=b"x") for n in range(COLD))
+    )
+    assert [each.status for each in responses] == [200] * COLD
+    targets = sorted(stream.target for stream in http2_gateway.server.streams)
+    assert targets == sorted(f"/api/{n}" for n in range(COLD))
+
+
+async def test_a_limit_of_zero_for_a_while(http2_gateway: Http2Gateway) -> None:
+    """A server may close its doors in mid-connection: what runs goes on, what is new goes elsewhere."""
+    running = await Watch(http2_gateway).open()
+    connection = running.stream.connection
+    await connection.change_settings({MAX_CONCURRENT_STREAMS: 0})
+    http2_gateway.streams_for(echo())
+    response = await http2_gateway.request()
+    assert (response.status, response.json()["connection"]) == (200, 1)
+    await running.goes_on()
+
+
+async def test_a_limit_that_grows(http2_gateway: Http2Gateway) -> None:
+    """Room that appears on a connection is used before another is dialled."""
+    http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 1
+    first = await Watch(http2_gateway, "/w0").open()
+    await first.stream.connection.change_settings({MAX_CONCURRENT_STREAMS: 100})
+    second = await Watch(http2_gateway, "/w1").open()
+    assert second.stream.connection is first.stream.connection
+
+
+@pytest.mark.slow
+async def test_three_hundred_watches(http2_gateway: Http2Gateway) -> None:
+    """On two connections of the 250 that an API server allows; every one gets its events."""
+    watches = await asyncio.gather(*(Watch(http2_gateway, f"/w{n}").open() for n in range(300)))
+    assert len(http2_gateway.connections) == 2
+    for number in range(3):
+        await asyncio.gather(*(each.goes_on(b"event %d\n" % number) for each in watches))
+    http2_gateway.streams_for(answer(b"{}"))
+    assert (await http2_gateway.request()).status == 200
+    await asyncio.gather(*(each.ends() for each in watches))
+
+
+async def test_streams_beyond_a_thousand(http2_gateway: Http2Gateway) -> None:
+    """One connection serves on and on: ids grow, nothing else does."""
+    http2_gateway.streams_for(answer(b"{}"))
+    clients = [await http2_gateway.connect() for _ in range(4)]
+
+    async def load(client: RawClient) -> None:
+        for _ in range(300):
+            assert (await client.request("GET", "/api")).status == 200
+
+    await asyncio.gather(*(load(client) for client in clients))
+    assert len(http2_gateway.connections) == 1
+    assert max(http2_gateway.connections[0].streams) >= 2 * 1200 - 1
+
+
+# -- upgrades --
+
+
+async def test_an_upgrade_has_an_http1_connection_of_its_own(http2_gateway: Http2Gateway) -> None:
+    """HTTP/2 has no upgrades; the watch beside it goes on over HTTP/2."""
+    running = await Watch(http2_gateway).open()
+    http2_gateway.answers(tunnel())
+    client = await http2_gateway.connect()
+    upgrade = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]
+    target = "/api/v1/namespaces/ns/pods/p/portforward"
+    await client.send(request_bytes("POST", target, upgrade))
+    assert (await client.read_head()).status == 101
+    await client.send(b"both ways")
+    assert await client.read_exactly(9) == b"both ways"
+    [connection] = http2_gateway.server.connections
+    assert connection.channel.tls is not None
+    assert connection.channel.tls.selected_alpn_protocol() in ("http/1.1", None)
+    await running.goes_on()
+    http2_gateway.streams_for(answer(b"{}"))
+    assert (await http2_gateway.request()).status == 200
+    assert len(http2_gateway.connections) == 1
+    client.reset()
+
+
+# -- refused streams and GOAWAY --
+
+
+async def refuse(stream: Stream) -> None:
+    await stream.reset(REFUSED_STREAM)
+
+
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b""), ("POST", b"x" * 60_000)])
+async def test_a_refused_stream_is_sent_once_more(
+    http2_gateway: Http2Gateway, method: str, body: bytes | None
+) -> None:
+    """REFUSED_STREAM says that nothing was done (RFC 9113, 8.7), so any method may be repeated."""
+    http2_gateway.streams_for(sequence(refuse, echo()))
+    response = await http2_gateway.request(method, "/api", body=body)
+    assert response.status == 200
+    assert response.json()["size"] == len(body or b"")
+    assert len(http2_gateway.server.streams) == 2
+
+
+async def test_a_refused_upload_that_is_under_way_is_sent_once_more_if_it_is_small(
+    http2_gateway: Http2Gateway,
+) -> None:
+    """What came so far is kept; what comes later follows."""
+    http2_gateway.streams_for(sequence(refuse, echo()))
+    client, _ = await http2_gateway.begin("POST", headers=[("Transfer-Encoding", "chunked")])
+    await client.send(chunk(b"one"))
+    await http2_gateway.server.wait_for_streams(2)
+    await client.send(chunk(b"two") + b"0\r\n\r\n")
+    response = await client.read_response("POST")
+    assert (response.status, response.json()["body"]) == (200, "onetwo")
+
+
+async def test_a_stream_that_is_always_refused_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
+    """After some tries the client is told, within a second or two; the proxy does not hammer on."""
+    http2_gateway.streams_for(refuse)
+    asked_at = time.monotonic()
+    response = await http2_gateway.request()
+    assert response.status in (502, 503)
+    assert response.json()["kind"] == "Status"
+    assert time.monotonic() - asked_at < 5
+    assert len(http2_gateway.server.streams) <= 10
+
+
+async def test_goaway_lets_streams_finish(http2_gateway: Http2Gateway) -> None:
+    """An API server that restarts says so first: watches end when it ends them, new requests go elsewhere."""
+    running = await Watch(http2_gateway).open()
+    old = running.stream.connection
+    http2_gateway.streams_for(echo())
+    await old.go_away(ANY_STREAM)
+    await old.ping()
+    assert (await http2_gateway.request()).json()["connection"] == 1
+    await old.go_away(running.stream.id)
+    await running.goes_on()
+    assert (await http2_gateway.request()).json()["connection"] == 1
+    await running.ends()
+    async with asyncio.timeout(2):
+        await old.ended.wait()
+
+
+async def test_an_idle_connection_that_goes_away_is_closed(http2_gateway: Http2Gateway) -> None:
+    """Nothing runs on it: it is of no more use."""
+    http2_gateway.streams_for(echo())
+    assert (await http2_gateway.request()).json()["connection"] == 0
+    [connection] = http2_gateway.connections
+    await connection.go_away(1)
+    async with asyncio.timeout(2):
+        await connection.ended.wait()
+    assert (await http2_gateway.request("POST", "/api", body=b"x")).json()["connection"] == 1
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("then", ["stays", "closes"])
+async def test_a_request_that_goaway_leaves_out_is_sent_once_more(
+    http2_gateway: Http2Gateway, method: str, then: str
+) -> None:
+    """Streams above the last were not processed (RFC 9113, 6.8): even a POST may go to another connection."""
+    running = await Watch(http2_gateway).open()
+
+    async def leave_out(stream: Stream) -> None:
+        await stream.connection.go_away(running.stream.id)
+        if then == "closes":
+            stream.connection.close()
+        await stream.over.wait()
+
+    http2_gateway.streams_for(sequence(leave_out, echo()))
+    response = await http2_gateway.request(method, "/api", body=b"once" if method == "POST" else None)
+    assert response.status == 200
+    assert response.json()["connection"] == 1
+    assert response.json()["body"] == ("once" if method == "POST" else "")
+    assert len(http2_gateway.server.streams) == 3
+    if then == "stays":
+        await running.goes_on()
+    else:
+        await running.is_cut()
+
+
+@pytest.mark.parametrize("code", [http2_frames.NO_ERROR, http2_frames.ENHANCE_YOUR_CALM])
+async def test_a_post_that_was_perhaps_processed_is_not_sent_again(
+    http2_gateway: Http2Gateway, code: int
+) -> None:
+    """It is not above the last stream, and then the connection ends: the client must decide."""
+
+    async def take_in(stream: Stream) -> None:
+        await stream.read_body()
+        await stream.connection.go_away(stream.id, code)
+        stream.connection.close()
+
+    http2_gateway.streams_for(take_in)
+    response = await http2_gateway.request("POST", "/api", body=b"once")
+    assert response.status == 502
+    assert response.json()["kind"] == "Status"
+    assert len(http2_gateway.server.streams) == 1
+
+
+async def test_a_post_on_a_connection_that_is_cut_is_not_sent_again(http2_gateway: Http2Gateway) -> None:
+    """Nobody knows what was done."""
+    http2_gateway.streams_for(sequence(answer(b"{}"), cut(Step.CUT)))
+    assert (await http2_gateway.request()).status == 200
+    response = await http2_gateway.request("POST", "/api", body=b"once")
+    assert response.status == 502
+    assert len(http2_gateway.server.streams) == 2
+
+
+async def test_a_get_on_a_reused_connection_that_is_cut_is_sent_once_more(
+    http2_gateway: Http2Gateway,
+) -> None:
+    """As over HTTP/1.1: the end may have crossed the request."""
+    http2_gateway.streams_for(sequence(answer(b"{}"), cut(Step.CUT), echo()))
+    assert (await http2_gateway.request()).status == 200
+    response = await http2_gateway.request()
+    assert (response.status, response.json()["connection"]) == (200, 1)
+
+
+async def test_goaway_again_and_again_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
+    """A server that takes nothing is not dialled for ever."""
+
+    async def go_away(stream: Stream) -> None:
+        await stream.connection.go_away(0)
+        stream.connection.close()
+
+    http2_gateway.streams_for(go_away)
+    response = await http2_gateway.request()
+    assert response.status in (502, 503)
+    assert len(http2_gateway.connections) <= 10
+
+
+async def test_goaway_under_load_loses_nothing(http2_gateway: Http2Gateway) -> None:
+    """Connections go away in order while eight clients write: each request is answered, none done twice."""
+    done: list[str] = []
+
+    async def count(stream: Stream) -> None:
+        await stream.read_body()
+        done.append(stream.target)
+        await answer(b"{}")(stream)
+        connection = stream.connection
+        if len(done) % 50 == 0 and connection.last_stream_id is None:
+            await connection.go_away(max(connection.streams))
+
+    http2_gateway.streams_for(count)
+
+    async def write(number: int) -> None:
+        client = await http2_gateway.connect()
+        for step in range(60):
+            response = await client.request("POST", f"/api/{number}/{step}", body=b"x")
+            assert response.status == 200, response.text
+
+    await asyncio.gather(*(write(number) for number in range(8)))
+    assert sorted(done) == sorted(f"/api/{number}/{step}" for number in range(8) for step in range(60))
+    assert len(http2_gateway.connections) >= 5
+
+
+@pytest.mark.parametrize("how", [Step.CLOSE, Step.CUT, Step.RESET])
+async def test_a_connection_that_ends_cuts_all_its_answers(http2_gateway: Http2Gateway, how: Step) -> None:
+    """None of them may look complete; with a length, chunked or to the end for HTTP/1.0."""
+    http2_gateway.streams_for(script(head(200, JSON, ("content-length", "10")), b"12345"), "/length")
+    http2_gateway.streams_for(script(head(200, JSON), b"12345"))
+    clients = []
+    for line in (b"GET /length HTTP/1.1", b"GET /api HTTP/1.1", b"GET /api HTTP/1.0"):
+        client = await http2_gateway.connect()
+        await client.send(line + b"\r\nHost: localhost\r\n\r\n")
+        response = await client.read_head()
+        await client.read_until(response, b"12345")
+        clients.append((client, response))
+    stream = http2_gateway.server.streams[0]
+    assert len(http2_gateway.connections) == 1
+    await cut(how)(stream)
+    for client, response in clients:
+        assert await client.read_piece(response) == b""
+        assert not response.body.is_complete
+    assert clients[2][0].end == "reset"
+
+
+@pytest.mark.parametrize("code", range(14))
+@pytest.mark.parametrize("version", ["1.1", "1.0"])
+async def test_an_answer_that_is_reset_cannot_look_complete(
+    http2_gateway: Http2Gateway, version: str, code: int
+) -> None:
+    """Whatever the code, NO_ERROR too: without END_STREAM there is more. Other streams go on."""
+    other = await Watch(http2_gateway).open()
+    go = asyncio.Event()
+    http2_gateway.streams_for(script(head(200, JSON), b"12345", go, reset(code)))
+    client = await http2_gateway.connect()
+    await client.send(f"GET /api HTTP/{version}\r\nHost: localhost\r\n\r\n".encode())
+    response = await client.read_head()
+    await client.read_until(response, b"12345")
+    go.set()
+    assert await client.read_piece(response) == b""
+    assert not response.body.is_complete
+    if version == "1.0":
+        assert client.end == "reset"
+    await other.goes_on()
+
+
+@pytest.mark.parametrize("code", [http2_frames.NO_ERROR, http2_frames.INTERNAL_ERROR, http2_frames.CANCEL])
+async def test_a_stream_that_is_reset_before_its_answer_is_an_error(
+    http2_gateway: Http2Gateway, code: int
+) -> None:
+    """502 with a Status; the client's connection goes on, and so does the one to the API server."""
+    http2_gateway.streams_for(sequence(reset(code), answer(b"{}")))
+    client = await http2_gateway.connect()
+    response = await client.request("POST", "/api", body=b"x")
+    assert response.status == 502
+    assert response.json()["kind"] == "Status"
+    assert response.values("Proxy-Status")
+    assert not secrets.leaked(response.text)
+    assert (await client.request("GET", "/api")).status == 200
+    assert len(http2_gateway.connections) == 1
+
+
+# -- with a program of its own --
+
+
+class Cluster:
+    """An API server with HTTP/2, and a kubeconfig that names it."""
+
+    def __init__(self, server: Http2Server, ca: CA, directory: Path) -> None:
+        self.server = server
+        self.ca = ca
+        self.directory = directory
+
+    def kubeconfig(self, **user: object) -> Path:
+        return kubeconfig(self.directory, self.server, ca_pem=self.ca.pem, user=user)
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    ca = CA()
+    tls = ca.server_context(client_ca=ca, client_certificate_required=False, alpn=H2)
+    async with Http2Server(echo(), tls=tls, responder=http1_echo()) as server:
+        yield Cluster(server, ca, tmp_path)
+
+
+@pytest.mark.parametrize("how", ["flag", "key", "variable"])
+async def test_http2_can_be_turned_off(cluster: Cluster, how: str) -> None:
+    """`DISABLE_HTTP2` counts as in kubectl: whatever it says, if it says anything."""
+    config = cluster.directory / "config.yaml"
+    config.write_text("http2: false\n")
+    args = {"flag": ["--no-http2"], "key": [f"--config={config}", "--port=0"], "variable": []}[how]
+    env = {"DISABLE_HTTP2": "0"} if how == "variable" else {}
+    async with Program(
+        *args, kubeconfig=cluster.kubeconfig(token=secrets.plant("token")), env=env
+    ) as program:
+        assert (await ask(program)).json()["target"] == "/api"
+    assert not cluster.server.h2_connections
+    assert len(cluster.server.requests) == 1
+
+
+async def test_an_empty_disable_http2_says_nothing(cluster: Cluster) -> None:
+    """As in kubectl."""
+    path = cluster.kubeconfig(token=secrets.plant("token"))
+    async with Program(kubeconfig=path, env={"DISABLE_HTTP2": ""}) as program:
+        assert (await ask(program)).status == 200
+    assert len(cluster.server.streams) == 1
+
+
+async def test_a_401_renews_the_credential(cluster: Cluster) -> None:
+    """The request is sent once more with the new one, on the connection that carried the old one."""
+    old, new = secrets.plant("old"), secrets.plant("new")
+    plugin = Plugin(cluster.directory / "plugin")
+    plugin.issues(token=old)
+    good = f"Bearer {new}"
+
+    async def judge(stream: Stream) -> None:
+        await (echo() if stream.value("authorization") == good else answer(b"no", 401))(stream)
+
+    cluster.server.answers = judge
+    async with Program(kubeconfig=cluster.kubeconfig(exec=exec_user(plugin))) as program:
+        assert (await ask(program)).status == 401
+        plugin.issues(token=new)
+        response = await ask(program, method="POST", body=b"once more")
+        assert (response.status, response.json()["body"]) == (200, "once more")
+        assert (await ask(program)).status == 200
+    assert len(cluster.server.h2_connections) == 1
+
+
+async def test_many_at_once_renew_once(cluster: Cluster) -> None:
+    """Thirty streams of one connection get 401; the plugin runs once for all of them."""
+    plugin = Plugin(cluster.directory / "plugin")
+    plugin.issues(token=secrets.plant("old"))
+    new = secrets.plant("new")
+    gate = asyncio.Event()
+
+    async def judge(stream: Stream) -> None:
+        if stream.value("authorization") == f"Bearer {new}":
+            await echo()(stream)
+        else:
+            await gate.wait()
+            await answer(b"no", 401)(stream)
+
+    async with Program(kubeconfig=cluster.kubeconfig(exec=exec_user(plugin))) as program:
+        assert (await ask(program)).status == 200
+        cluster.server.answers = judge
+        asking = [asyncio.create_task(ask(program, f"/api/{number}")) for number in range(30)]
+        await cluster.server.wait_for_streams(31)
+        plugin.issues(token=new)
+        gate.set()
+        assert [each.status for each in await asyncio.gather(*asking)] == [200] * 30
+    assert plugin.runs == 2
+    assert len(cluster.server.h2_connections) == 1
+
+
+async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Cluster) -> None:
+    """Streams keep the old one, which is closed after the last of them."""
+    certificate, key = cluster.directory / "client.crt", cluster.directory / "client.key"
+
+    def identify(name: str) -> None:
+        pair = cluster.ca.issue(name, client=True)
+        replace_file(certificate, pair[0])
+        replace_file(key, pair[1])
+
+    identify("alice")
+    path = cluster.kubeconfig(**{"client-certificate": str(certificate), "client-key": str(key)})
+    events: asyncio.Queue[bytes | None] = asyncio.Queue()
+    cluster.server.paths["/api/v1/pods"] = watch(events)
+    async with Program(kubeconfig=path) as program, WatchingClient(program) as watching:
+        old = cluster.server.h2_connections[0]
+        assert (await ask(program)).json()["cn"] == "alice"
+        identify("bob")
+        async with asyncio.timeout(3):
+            while (await ask(program)).json()["cn"] != "bob":
+                await asyncio.sleep(0.02)
+        events.put_nowait(b"still alice's\n")
+        await watching.expects("still alice's")
+        assert not old.ended.is_set()
+        assert len(cluster.server.h2_connections) == 2
+        events.put_nowait(None)
+        while await watching.client.read_piece(watching.response):
+            pass
+        assert watching.response.body.is_complete
+        async with asyncio.timeout(3):
+            await old.ended.wait()
+        assert (await ask(program)).json()["connection"] == 1
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_sigterm_with_streams(cluster: Cluster, running: bool) -> None:
+    """A request in its grace gets its answer; a watch is cut, not ended; the connection is closed."""
+    go = asyncio.Event()
+    cluster.server.paths["/api/v1/pods"] = script(head(200, JSON), b"{}\n", lambda stream: stream.over.wait())
+    cluster.server.paths["/slow"] = script(go, head(200, JSON), b"late", end)
+    path = cluster.kubeconfig(token=secrets.plant("token"))
+    async with Program("--grace-period=5s", kubeconfig=path) as program, WatchingClient(program) as watching:
+        await watching.first_event()
+        slow = asyncio.create_task(ask(program, "/slow")) if running else None
+        if slow is not None:
+            await cluster.server.wait_for_streams(2)
+        stopping = asyncio.create_task(program.stopped(signal.SIGTERM))
+        if slow is not None:
+            await program.output("server.draining")
+            go.set()
+            response = await slow
+            assert (response.text, response.body.is_complete) == ("late", True)
+        while await watching.client.read_piece(watching.response):
+            pass
+        assert not watching.response.body.is_complete
+        assert await stopping == 0
+        async with asyncio.timeout(2):
+            await cluster.server.h2_connections[0].ended.wait()
+
+
+async def test_a_token_is_in_no_message_about_http2(cluster: Cluster) -> None:
+    """Debug data of GOAWAY may hold anything, also what we have sent; answers and log stay clean."""
+    token = secrets.plant("token")
+
+    async def tell_all(stream: Stream) -> None:
+        debug = json.dumps(stream.fields).encode()
+        await stream.connection.go_away(stream.id, http2_frames.ENHANCE_YOUR_CALM, debug)
+        stream.connection.close()
+
+    cluster.server.answers = tell_all
+    async with Program("-v=9", kubeconfig=cluster.kubeconfig(token=token)) as program:
+        response = await ask(program, method="POST", body=b"x")
+        assert response.status == 502
+        assert not secrets.leaked(response.text)
+        assert await program.stopped() == 0
+
+
+async def test_a_big_answer_is_no_burden_for_the_others(http2_gateway: Http2Gateway) -> None:
+    """Small requests beside a download on the same connection are answered at once."""
+
+    async def without_end(stream: Stream) -> None:
+        await stream.send_head(200, [JSON])
+        while True:
+            await stream.send_data(BLOCK)
+
+    http2_gateway.streams_for(without_end, "/big")
+    http2_gateway.streams_for(answer(b"{}"))
+    client, _ = await http2_gateway.begin(target="/big")
+    response = await client.read_head()
+
+    async def read_on() -> None:
+        while await client.read_piece(response):
+            response.body.data.clear()
+
+    reading = asyncio.create_task(read_on())
+    try:
+        other = await http2_gateway.connect()
+        for _ in range(20):
+            asked_at = time.monotonic()
+            assert (await other.request("GET", "/api")).status == 200
+            assert time.monotonic() - asked_at < 1
+    finally:
+        reading.cancel()
+    assert len(http2_gateway.connections) == 1
