@@ -47,7 +47,7 @@ from kproxy.upstream.http2.frames import (
     rst_stream,
     window_update,
 )
-from kproxy.upstream.http2.hpack import Decoder, MalformedBlockError, Pair
+from kproxy.upstream.http2.hpack import NO_TABLE, Decoder, MalformedBlockError, Pair
 from kproxy.upstream.http2.stream import Http2Stream
 from kproxy.wire import MalformedHeadError, ResponseHead
 
@@ -55,6 +55,8 @@ MAX_STREAMS = 100
 """How many requests share a connection until the API server says how many it takes; Go assumes it, too."""
 _LAST_STREAM_ID = 1 << 30
 _MAX_KNOWN_HEADS, _MAX_KNOWN_BYTES = 64, 1024
+# Of one header block; the frames of a head of MAX_HEAD_BYTES may well be small, but not without end.
+_MAX_BLOCK_FRAMES = 1024
 
 # As in `upstream.connection`: all connections read into this one, and nothing stays in it between callbacks.
 _BUFFER = memoryview(bytearray(256 * 1024))
@@ -97,6 +99,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._rest = b""
         self._open_block: tuple[int, int, bytes] | None = None
         """Stream, flags and beginning of a header block that goes on in the next frame."""
+        self._block_frames = 0
+        self._owes_table_size = True
         self._taken_bytes = 0
         self.send_window_bytes = DEFAULT_WINDOW_BYTES
         self._initial_window_bytes = DEFAULT_WINDOW_BYTES
@@ -157,6 +161,13 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._is_ending = True
         stream.send_window_bytes = self._initial_window_bytes
         self._streams[stream_id] = stream
+        self.write_block(stream_id, block, ends=ends)
+
+    def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None:
+        """Send a header block."""
+        if self._owes_table_size:
+            self._owes_table_size = False
+            block = NO_TABLE + block
         self.write(head_frames(stream_id, block, ends=ends))
 
     def write(self, data: bytes) -> None:
@@ -326,8 +337,12 @@ class Http2Connection(asyncio.BufferedProtocol):
         if len(block) > MAX_HEAD_BYTES:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a head is longer than {MAX_HEAD_BYTES} bytes")
         if not flags & END_HEADERS:
+            self._block_frames += 1
+            if self._block_frames > _MAX_BLOCK_FRAMES:
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a head has too many frames")
             self._open_block = (stream_id, flags & END_STREAM, block)
             return
+        self._block_frames = 0
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_is_over(stream_id)
@@ -391,6 +406,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             if not MAX_FRAME_BYTES <= value < 1 << 24:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame size is out of bounds")
             # Larger ones would only make others wait longer.
+        elif key == Setting.HEADER_TABLE_SIZE:
+            self._owes_table_size = True
         elif key == Setting.ENABLE_PUSH and value:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a server may not ask for pushes")
 
@@ -398,15 +415,19 @@ class Http2Connection(asyncio.BufferedProtocol):
         raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a push was promised, which we have turned off")
 
     def _take_ping(self, flags: int, stream_id: int, payload: bytes) -> None:
-        if stream_id or len(payload) != 8:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a PING frame is not one")
+        if stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a PING is for the whole connection")
+        if len(payload) != 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a PING frame has a wrong length")
         if not flags & ACK:
             self.write(frame(PING, ACK, 0, payload))
 
     def _take_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
         """RFC 9113, 6.8: what is above the last stream was not looked at and may be asked again elsewhere."""
-        if stream_id or len(payload) < 8:
-            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY frame is not one")
+        if stream_id:
+            raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a GOAWAY is for the whole connection")
+        if len(payload) < 8:
+            raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY frame is too short")
         last_id = read_number(payload) & 0x7FFFFFFF
         code = read_number(payload[4:])
         self._is_ending = True

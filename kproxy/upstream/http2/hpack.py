@@ -12,6 +12,9 @@ from kproxy.upstream.http2.hpack_tables import CODE_BITS, STATIC_TABLE
 Pair = tuple[bytes, bytes]
 """Name and value of one field."""
 
+NO_TABLE = b"\x20"
+"""A table size of 0. It begins a block behind each change of what the peer allows (RFC 7541, 4.2)."""
+
 TABLE_BYTES = 4096
 """The dynamic table that either side may use until it has heard otherwise (RFC 9113, 6.5.2)."""
 
@@ -98,7 +101,7 @@ class Decoder:
         self._table_bytes = 0
         self._known: dict[bytes, Pair] = {}
         self.has_history = False
-        """Whether the last block used the dynamic table: its bytes mean something else next time."""
+        """Whether the last block used or changed the dynamic table: its bytes mean something of its own."""
 
     def limit_table(self, max_table_bytes: int) -> None:
         """The peer has agreed to this size; it may still say a smaller one."""
@@ -121,12 +124,13 @@ class Decoder:
                     limit, position = _integer(block, position, 0x1F)
                     if fields or limit > self._max_table_bytes:
                         raise MalformedBlockError("a table size is out of place or too large")
+                    self.has_history = True
                     self._resize(limit)
                 else:
                     end = _literal_end(block, position, first)
                     # What is known stands for itself; what is put into the table must be put there.
                     field = known.get(block[position:end])
-                    if field is None or (first & 0x40 and self._limit_bytes):
+                    if field is None or (first & 0x40 and self._max_table_bytes):
                         field = self._read_literal(block, position, first, end)
                     fields.append(field)
                     position = end
@@ -144,7 +148,7 @@ class Decoder:
             name, position = _read_string(block, position)
         value, _ = _read_string(block, position)
         field = (name, value)
-        if first & 0x40:
+        if first & 0x40 and self._max_table_bytes:
             self._insert(field)
         if index < _FIRST_DYNAMIC:
             self._remember(block[start:end], field)
@@ -166,9 +170,10 @@ class Decoder:
         return self._table[index - _FIRST_DYNAMIC]
 
     def _insert(self, field: Pair) -> None:
+        # Also if there is no room for it now: next time there may be.
+        self.has_history = True
         if not self._limit_bytes:
             return
-        self.has_history = True
         self._table.insert(0, field)
         self._table_bytes += _size(field)
         self._evict()

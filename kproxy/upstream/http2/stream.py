@@ -14,7 +14,6 @@ from kproxy.upstream.http2.frames import (
     ErrorCode,
     data_frames,
     frame,
-    head_frames,
     window_update,
 )
 from kproxy.upstream.http2.heads import head_of, trailers_of, without_body
@@ -23,6 +22,7 @@ from kproxy.wire import Field, MalformedHeadError, ResponseHead
 
 MAX_UNSENT_BYTES = 128 * 1024
 """Of an upload that its window or the network holds up; above that the client is not read."""
+_MAX_INTERIMS = 100
 
 
 class Connection(Protocol):
@@ -36,6 +36,9 @@ class Connection(Protocol):
 
     def begin(self, stream: Http2Stream, block: bytes, *, ends: bool) -> None:
         """Give the stream its number and window, and send its head."""
+
+    def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None:
+        """Send a header block."""
 
     def write(self, data: bytes) -> None: ...
 
@@ -58,6 +61,7 @@ class Http2Stream:
         "_body",
         "_connection",
         "_ends",
+        "_interims",
         "_is_local_done",
         "_is_paused",
         "_is_stalled",
@@ -88,6 +92,7 @@ class Http2Stream:
         self._unsent_bytes = 0
         self._trailers: list[Field] = []
         self._ends = False
+        self._interims = 0
         self._is_local_done = False
         self._is_paused = False
         self._is_stalled = False
@@ -173,7 +178,7 @@ class Http2Stream:
         self._is_local_done = True
         if self._trailers:
             block = encode_fields([field[2] for field in self._trailers])
-            self._connection.write(head_frames(self.id, block, ends=True))
+            self._connection.write_block(self.id, block, ends=True)
         else:
             self._connection.write(frame(DATA, END_STREAM, self.id))
 
@@ -200,6 +205,10 @@ class Http2Stream:
             if head.status < 200:
                 if ends or head.status == 101:
                     raise MalformedHeadError(f"a {head.status} that ends the answer or switches protocols")
+                # They take no window, so that nothing else holds them back when the client does not read.
+                self._interims += 1
+                if self._interims > _MAX_INTERIMS:
+                    raise MalformedHeadError("too many interim answers")
                 if receiver is not None:
                     receiver.on_interim(head)
                 return
@@ -222,15 +231,15 @@ class Http2Stream:
             return
         if body is None:
             raise MalformedHeadError("a body before its head")
+        self._taken_bytes += window_bytes
+        if self._taken_bytes > STREAM_WINDOW_BYTES:
+            raise MalformedHeadError("more of a body than its window has room for")
         if data:
             if body.feed(data) < len(data):
                 raise MalformedHeadError("a body that is longer than its Content-Length")
-            self._taken_bytes += window_bytes
-            if self._taken_bytes > STREAM_WINDOW_BYTES:
-                raise MalformedHeadError("more of a body than its window has room for")
             receiver.on_body(data)
-            if self._taken_bytes >= STREAM_WINDOW_BYTES // 2 and not ends:
-                self._give_window()
+        if self._taken_bytes >= STREAM_WINDOW_BYTES // 2 and not ends:
+            self._give_window()
         if ends and self._receiver is receiver:
             self._finish([])
 
