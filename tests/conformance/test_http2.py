@@ -519,17 +519,19 @@ async def test_a_big_answer_arrives_whole(http2_gateway: Http2Gateway, length: b
 
 
 async def test_padding_is_not_passed_on(http2_gateway: Http2Gateway) -> None:
-    """It counts for flow control, and for nothing else: a megabyte in frames that are mostly padding."""
+    """It counts for flow control, and for nothing else: megabytes in frames that are mostly padding."""
 
     async def respond(stream: Stream) -> None:
         await stream.send_head(200, [JSON])
         for _ in range(5000):
             await stream.send_data(b"x", padding=255)
-        await stream.send_data(b"", end=True)
+        for _ in range(5000):
+            await stream.send_padding(255)
+        await stream.send_data(b"{}", end=True)
 
     http2_gateway.streams_for(respond)
     response = await http2_gateway.request()
-    assert (response.text, response.body.is_complete) == ("x" * 5000, True)
+    assert (response.text, response.body.is_complete) == ("x" * 5000 + "{}", True)
 
 
 async def test_empty_data_frames_are_no_end(http2_gateway: Http2Gateway) -> None:

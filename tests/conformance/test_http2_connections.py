@@ -334,6 +334,16 @@ async def test_a_stream_that_is_always_refused_ends_in_an_error(http2_gateway: H
     assert len(http2_gateway.server.streams) <= 10
 
 
+async def test_a_server_that_takes_no_streams_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
+    """A limit of zero from the greeting on: the client is told, and the proxy does not dial for ever."""
+    http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 0
+    http2_gateway.streams_for(answer(b"{}"))
+    response = await http2_gateway.request()
+    assert response.status in (502, 503)
+    assert response.json()["kind"] == "Status"
+    assert len(http2_gateway.connections) <= 10
+
+
 async def test_goaway_lets_streams_finish(http2_gateway: Http2Gateway) -> None:
     """An API server that restarts says so first: watches end when it ends them, new requests go elsewhere."""
     running = await Watch(http2_gateway).open()
@@ -444,10 +454,10 @@ async def test_goaway_under_load_loses_nothing(http2_gateway: Http2Gateway) -> N
     async def count(stream: Stream) -> None:
         await stream.read_body()
         done.append(stream.target)
-        await answer(b"{}")(stream)
         connection = stream.connection
         if len(done) % 50 == 0 and connection.last_stream_id is None:
             await connection.go_away(max(connection.streams))
+        await answer(b"{}")(stream)
 
     http2_gateway.streams_for(count)
 
@@ -567,33 +577,14 @@ async def test_an_empty_disable_http2_says_nothing(cluster: Cluster) -> None:
 
 
 async def test_a_401_renews_the_credential(cluster: Cluster) -> None:
-    """The request is sent once more with the new one, on the connection that carried the old one."""
-    old, new = secrets.plant("old"), secrets.plant("new")
-    plugin = Plugin(cluster.directory / "plugin")
-    plugin.issues(token=old)
-    good = f"Bearer {new}"
-
-    async def judge(stream: Stream) -> None:
-        await (echo() if stream.value("authorization") == good else answer(b"no", 401))(stream)
-
-    cluster.server.answers = judge
-    async with Program(kubeconfig=cluster.kubeconfig(exec=exec_user(plugin))) as program:
-        assert (await ask(program)).status == 401
-        plugin.issues(token=new)
-        response = await ask(program, method="POST", body=b"once more")
-        assert (response.status, response.json()["body"]) == (200, "once more")
-        assert (await ask(program)).status == 200
-    assert len(cluster.server.h2_connections) == 1
-
-
-async def test_many_at_once_renew_once(cluster: Cluster) -> None:
-    """Thirty streams of one connection get 401; the plugin runs once for all of them."""
+    """Thirty streams of one connection get it; the plugin runs once, and each is sent once more."""
     plugin = Plugin(cluster.directory / "plugin")
     plugin.issues(token=secrets.plant("old"))
     new = secrets.plant("new")
     gate = asyncio.Event()
 
     async def judge(stream: Stream) -> None:
+        await stream.read_body()
         if stream.value("authorization") == f"Bearer {new}":
             await echo()(stream)
         else:
@@ -603,13 +594,17 @@ async def test_many_at_once_renew_once(cluster: Cluster) -> None:
     async with Program(kubeconfig=cluster.kubeconfig(exec=exec_user(plugin))) as program:
         assert (await ask(program)).status == 200
         cluster.server.answers = judge
-        asking = [asyncio.create_task(ask(program, f"/api/{number}")) for number in range(30)]
+        asking = [
+            asyncio.create_task(ask(program, f"/api/{number}", "POST", b"body")) for number in range(30)
+        ]
         await cluster.server.wait_for_streams(31)
         plugin.issues(token=new)
         gate.set()
-        assert [each.status for each in await asyncio.gather(*asking)] == [200] * 30
+        responses = await asyncio.gather(*asking)
+        assert [(each.status, each.json()["body"]) for each in responses] == [(200, "body")] * 30
     assert plugin.runs == 2
-    assert len(cluster.server.h2_connections) == 1
+    assert len(cluster.server.streams) == 61
+    assert len(cluster.server.h2_connections) <= 2
 
 
 async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Cluster) -> None:

@@ -178,16 +178,12 @@ CONNECTION_ERRORS: dict[str, tuple[Bytes, set[int] | frozenset[int]]] = {
         {PROTOCOL_ERROR},
     ),
     "a window for all that overflows": (lambda s: h2.window_frame(0, 2**31 - 1), {FLOW_CONTROL_ERROR}),
-    "more DATA than any window allows": (
-        lambda s: said(s) + data(s, bytes(16384)) * 2600,
-        {FLOW_CONTROL_ERROR},
-    ),
 }
 
 
 @pytest.mark.parametrize("fault", CONNECTION_ERRORS)
 async def test_what_breaks_the_connection(http2_gateway: Http2Gateway, fault: str) -> None:
-    """It is closed, with the code of RFC 9113 if any is given; nothing looks complete, the next one serves."""
+    """It is closed, with the code of RFC 9113 if any is given; nothing looks complete; the next serves."""
     send, codes = CONNECTION_ERRORS[fault]
     http2_gateway.streams_for(script(raw(send), wait_until_over))
     _, response = await ask(http2_gateway)
@@ -214,7 +210,7 @@ async def test_a_server_that_does_not_greet_as_it_must(http2_gateway: Http2Gatew
             case "no SETTINGS":
                 await connection.send_raw(frame(h2.PING, bytes(8)))
             case "garbage":
-                await connection.send_raw(bytes(range(256)))
+                await connection.send_raw(b"\xff" * 256)
             case "end":
                 connection.close()
 
@@ -504,9 +500,10 @@ async def test_a_table_is_used_before_our_settings_are_known(http2_gateway: Http
 
 
 async def test_the_table_changes_its_size(http2_gateway: Http2Gateway) -> None:
-    """An encoder may shrink its table and grow it again, whenever a head begins."""
+    """An encoder may shrink its table and grow it again, whenever a head begins; with the same fields."""
+    http2_gateway.server.holds = {h2.SETTINGS}
     http2_gateway.streams_for(answer(b"{}", headers=[("x-one", "1"), ("x-two", "2")]))
-    for size in (4096, 0, 100, 4096, 50, 4000):
+    for size in (4096, 0, 100, 0, 4096, 0, 4096, 50, 4000):
         for _ in range(2):
             response = await http2_gateway.request()
             assert (response.value("X-One"), response.value("X-Two")) == ("1", "2")

@@ -178,6 +178,15 @@ class Stream:
             connection.h2.send_data(self.id, b"", True)
             await connection.flushed()
 
+    async def send_padding(self, size: int) -> None:
+        """A DATA frame that holds nothing else. Raises Gone."""
+        while self.connection.h2.local_flow_control_window(self.id) <= size:
+            self._check()
+            await self.connection.window_opens()
+        self._check()
+        self.connection.h2.send_data(self.id, b"", pad_length=size)
+        await self.connection.flushed()
+
     async def send_trailers(self, fields: Fields) -> None:
         await self.send_headers(fields, end=True)
 

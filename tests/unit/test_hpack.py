@@ -8,6 +8,7 @@ import hpack
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from kproxy.upstream.http2.hpack import Decoder, MalformedBlockError
 
 Fields = list[tuple[bytes, bytes]]
