@@ -20,6 +20,8 @@ STALL_SECONDS = 2.0
 PEAK_BYTES = 15_000_000
 WATCHES = 500
 WATCH_BYTES = 70_000
+REFUSALS = 3000
+REFUSALS_BYTES = 1_000_000
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.numbers
 
@@ -151,3 +153,20 @@ async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gat
     print("MB with 300 watches, round by round:", ", ".join(f"{cost / 1e6:.0f}" for cost in costs))
     # The C library returns what it can a second after a burst; without that it was 50 MB more by now.
     assert costs[-1] - costs[0] < 15_000_000
+
+
+async def test_refused_requests_leave_nothing_behind(gateway: Gateway) -> None:
+    """A refusal that is remembered for its path does not remember who was refused."""
+    client = await gateway.connect()
+
+    async def ask(count: int) -> None:
+        for _ in range(count):
+            response = await client.request("GET", "/api/v1/namespaces/n/pods/p/exec")
+            assert response.status == 403
+
+    await ask(300)
+    before = gateway.program.rss_bytes()
+    await ask(REFUSALS)
+    grown = gateway.program.rss_bytes() - before
+    print(f"{REFUSALS} refused requests: {grown / 1e6:.1f} MB more")
+    assert grown < REFUSALS_BYTES

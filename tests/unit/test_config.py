@@ -567,3 +567,83 @@ def test_every_kubectl_override_arrives() -> None:
 def test_nothing_given_overrides_nothing() -> None:
     """The default of every override is "not given"."""
     assert Config().overrides() == Overrides()
+
+
+# -- several contexts --
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a", ("a",)),
+        ("a,b", ("a", "b")),
+        (" a , b,,a", ("a", "b")),
+        (
+            "arn:aws:eks:eu-west-1:1:cluster/prod,kind-dev",
+            ("arn:aws:eks:eu-west-1:1:cluster/prod", "kind-dev"),
+        ),
+        ("", ()),
+    ],
+)
+def test_contexts_are_listed_with_commas(text: str, names: tuple[str, ...]) -> None:
+    """Once each, in their order; spaces around them are nobody's."""
+    assert load(flags(contexts=text), {}).contexts == names
+    assert load([], {"KPROXY_CONTEXTS": text}).contexts == names
+
+
+def test_contexts_add_up_over_flags_and_replace_what_is_below() -> None:
+    """`--contexts=a --contexts=b,c` is one list; the variable then counts for nothing."""
+    given = [*flags(contexts="a"), *flags(contexts="b,c")]
+    assert load(given, {"KPROXY_CONTEXTS": "d"}).contexts == ("a", "b", "c")
+
+
+def test_a_name_with_a_comma_has_its_place_in_the_file(tmp_path: Path) -> None:
+    """A YAML list is not split, a text is."""
+    assert read_file(tmp_path, "contexts: ['a,b', c]").config.contexts == ("a,b", "c")
+    assert read_file(tmp_path, "contexts: a,b").config.contexts == ("a", "b")
+    for wrong in ("[1]", "['']", "{a: b}", "true"):
+        (problem,) = read_file(tmp_path, f"contexts: {wrong}").problems
+        assert problem.startswith("contexts: expected names")
+
+
+@pytest.mark.parametrize("wish", [{"contexts": "a,b"}, {"all_contexts": "true"}])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("cluster", "c"), ("user", "u"), ("server", "https://s"), ("tls_server_name", "t"),
+        ("certificate_authority", "ca"), ("insecure_skip_tls_verify", "true"), ("client_certificate", "cc"),
+        ("client_key", "ck"), ("token", "secret-token"), ("username", "un"), ("password", "secret-password"),
+    ],
+)  # fmt: skip
+def test_what_is_for_one_cluster_is_refused_for_several(wish: dict[str, str], name: str, value: str) -> None:
+    """A token on the command line would be shown to every cluster."""
+    (problem,) = problems_of({**wish, name: value})
+    assert problem.startswith(f"{name}: it is for one cluster")
+    assert "secret" not in problem
+    assert not problems_of({name: value})
+
+
+def test_what_is_for_every_cluster_is_allowed_for_several() -> None:
+    """Which one is the default, who to be in all of them, and how to talk."""
+    settings = {
+        "context": "a",
+        "as": "viewer",
+        "as_group": "g",
+        "disable_compression": "1",
+        "kubeconfig": "k",
+    }
+    assert not problems_of({"contexts": "a,b", **settings})
+
+
+def test_contexts_and_all_contexts_are_two_wishes() -> None:
+    """One would make the other mean nothing."""
+    (problem,) = problems_of({"contexts": "a", "all_contexts": "true"})
+    assert problem.startswith("contexts: --all-contexts serves these")
+
+
+@pytest.mark.parametrize("name", ["api_prefix", "www_prefix"])
+def test_no_prefix_is_among_the_contexts(name: str) -> None:
+    """/clusters/ is taken, if it means contexts."""
+    (problem,) = problems_of({"all_contexts": "true", "www": "/srv", name: "/clusters/x/"})
+    assert problem.startswith(f"{name}: the contexts are below /clusters/")
+    assert not problems_of({"www": "/srv", name: "/clusters/x/"})

@@ -29,6 +29,7 @@ def browser(
     mode: str | None = None,
     dest: str | None = None,
     is_upgrade: bool = False,
+    own_pages_only: bool = False,
 ) -> Denied | None:
     return policy.check_browser(
         method=method,
@@ -38,6 +39,7 @@ def browser(
         fetch_mode=mode,
         fetch_dest=dest,
         is_upgrade=is_upgrade,
+        own_pages_only=own_pages_only,
     )
 
 
@@ -709,3 +711,46 @@ def test_a_policy_cannot_be_changed() -> None:
     """Decisions depend on nothing but the flags, so that callers may keep them."""
     with pytest.raises(AttributeError):
         DEFAULT.disable_filter = True  # type: ignore[misc]
+
+
+# -- an origin that only its own pages may use --
+
+
+@pytest.mark.parametrize(
+    ("origin", "passes"),
+    [
+        ("http://a.localhost:8001", True),
+        ("HTTP://A.LOCALHOST:8001", True),
+        ("http://a.localhost:8002", False),
+        ("http://a.localhost", False),
+        ("http://b.localhost:8001", False),
+        ("http://localhost:8001", False),
+        ("http://127.0.0.1:8001", False),
+        ("null", False),
+        ("https://dev.example", True),
+    ],
+)
+@pytest.mark.parametrize("is_upgrade", [False, True])
+@pytest.mark.parametrize("hosts", [None, "localhost", ".*"])
+def test_only_own_pages(origin: str, passes: bool, is_upgrade: bool, hosts: str | None) -> None:
+    """Whatever --accept-hosts has: the very host and port, or --accept-origins."""
+    more = {} if hosts is None else {"accept_hosts": hosts}
+    policy = Policy.compile(accept_origins="^https://dev\\.example$", **more)
+    denied = browser(
+        policy, host="a.localhost:8001", origin=origin, is_upgrade=is_upgrade, own_pages_only=True
+    )
+    assert (denied is None) is passes
+    if denied is not None:
+        assert denied.rule == "accept-origins"
+
+
+def test_only_own_pages_may_embed() -> None:
+    """Another port of the same name is the same site and another origin; a link opens all the same."""
+    assert browser(site="same-site", mode="no-cors") is None
+    assert browser(site="same-site", mode="no-cors", own_pages_only=True) is not None
+    assert browser(site="same-origin", mode="no-cors", own_pages_only=True) is None
+    assert browser(site="none", mode="navigate", own_pages_only=True) is None
+    link = {"site": "same-site", "mode": "navigate"}
+    assert browser(**link, dest="document", own_pages_only=True) is None
+    assert browser(**link, dest="iframe", own_pages_only=True) is not None
+    assert browser(**link, dest="document", own_pages_only=True, method="POST") is not None
