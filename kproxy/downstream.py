@@ -514,8 +514,13 @@ class Downstream(asyncio.Protocol):
 
     def _end_linger(self) -> None:
         self._timer = None
-        if self.transport is not None:
+        if self.transport is None:
+            return
+        if self.transport.can_write_eof():
+            # Our end was sent when the lingering began.
             self.transport.abort()
+        else:
+            self.transport.close()
 
     def _discard(self, size_bytes: int) -> None:
         self._discarded_bytes += size_bytes

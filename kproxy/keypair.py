@@ -24,7 +24,8 @@ def load_pair(certificate_pem: bytes, key_pem: bytes) -> ssl.SSLContext:
     for name, pem in (("certificate", certificate_pem), ("key", key_pem)):
         edges = [found[1] for found in _BLOCK.finditer(pem)]
         # OpenSSL takes a chain that breaks off in its second certificate for one that has ended.
-        if edges != [b"BEGIN", b"END"] * (len(edges) // 2):
+        is_cut = any(line.startswith(b"-") for line in _BLOCK.sub(b"", pem).splitlines())
+        if is_cut or edges != [b"BEGIN", b"END"] * (len(edges) // 2):
             raise UnusablePairError(f"the {name} file is not complete")
     if b" PRIVATE KEY-----" not in key_pem:
         raise UnusablePairError("the key file holds no private key in PEM form")
