@@ -250,6 +250,14 @@ class Process:
         return text
 
 
+def client_address(serving_on: str) -> tuple[str, int] | str:
+    """What a line names, as RawClient.connect takes it."""
+    if serving_on.startswith("/"):
+        return serving_on
+    host, _, port = serving_on.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
 class ProxyProcess(Process):
     """A program that says `Starting to serve on ADDRESS` first: kproxy, and kubectl proxy alike."""
 
@@ -264,12 +272,19 @@ class ProxyProcess(Process):
         return found[1].strip()
 
     @property
+    def serving_on_all(self) -> list[str]:
+        """What the lines of all listeners name, in their order."""
+        return re.findall(r"^Starting to serve on (.*)$", self.stdout, re.MULTILINE)
+
+    @property
     def address(self) -> tuple[str, int] | str:
         """As RawClient.connect takes it."""
-        if self.serving_on.startswith("/"):
-            return self.serving_on
-        host, _, port = self.serving_on.rpartition(":")
-        return host.strip("[]"), int(port)
+        return client_address(self.serving_on)
+
+    @property
+    def addresses(self) -> list[tuple[str, int] | str]:
+        """Those of all listeners."""
+        return [client_address(each) for each in self.serving_on_all]
 
     @property
     def port(self) -> int:
@@ -293,7 +308,7 @@ class Program(ProxyProcess):
         stderr_path: Path | None = None,
         allow_complaints: bool = False,
     ) -> None:
-        chosen = any(re.match(r"(-p|--port|-u|--unix-socket|--config)(=|$|\d)", arg) for arg in args)
+        chosen = any(re.match(r"(-p|--port|-u|--unix-socket|--listen|--config)(=|$|\d)", arg) for arg in args)
         command = [sys.executable, "-m", "kproxy", *args]
         if not chosen:
             command.append("--port=0")
