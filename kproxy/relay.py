@@ -214,7 +214,7 @@ class RelayedRequest:
             pending,
             self._request_trailers if self._body_is_complete else None,
         )
-        if head.expects_continue and not self._body_is_complete:
+        if head.expects_continue and not self._body_is_complete and not pending:
             self._continue_timer = self._relay.loop.call_later(CONTINUE_SECONDS, self._continue)
         if self.downstream.is_write_paused:
             carrier.pause_reading()
@@ -511,10 +511,10 @@ class RelayedRequest:
 
         A connection that was closed while it was idle: its end crossed our request (RFC 9112, 9.3.1).
         """
-        if self._replay is None or not self._body_is_complete or self._retries == MAX_RETRIES:
+        if self._replay is None or self._retries == MAX_RETRIES:
             return False
-        is_safe = self.method in _IDEMPOTENT and carrier.is_reused and isinstance(error, UpstreamUnreachable)
-        return is_unprocessed or is_safe
+        is_crossed = self._body_is_complete and carrier.is_reused and isinstance(error, UpstreamUnreachable)
+        return is_unprocessed or (is_crossed and self.method in _IDEMPOTENT)
 
     # -- ends --
 

@@ -11,7 +11,7 @@ from kproxy.errors import KproxyError
 from kproxy.upstream.carrier import Carrier
 from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.health import Health
-from kproxy.upstream.http2.connection import Http2Connection
+from kproxy.upstream.http2.connection import MAX_STREAMS, Http2Connection
 
 # After this many connections have closed, what they held is given back to the system, this much later. The
 # TLS of uvloop takes 256 KiB of heap for each; glibc keeps most of it, and more of it at each new burst.
@@ -53,6 +53,7 @@ class Pool:
         self._health = health
         self._idle_seconds = idle_seconds
         self._generation: object = None
+        self.max_streams = MAX_STREAMS
         self._is_retired = False
         self._idle: list[UpstreamConnection] = []
         self._shared: list[Http2Connection] = []

@@ -65,6 +65,9 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 class Owner(Protocol):
     """The pool, as its connections know it."""
 
+    max_streams: int
+    """What the API server said last: new connections believe it until they hear otherwise."""
+
     def forget(self, connection: Http2Connection) -> None:
         """It is closed."""
 
@@ -91,7 +94,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._pledged = 0
         """Streams that were handed out, sent or not."""
         self._next_id = 1
-        self._max_streams = MAX_STREAMS
+        self._max_streams = owner.max_streams
         self._is_ending = False
         self._is_new = True
         self._decoder = Decoder()
@@ -395,7 +398,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def _take_setting(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:
             # One that takes none refuses our one, and somebody is told; otherwise we would dial for ever.
-            self._max_streams = max(1, value)
+            self._max_streams = self._owner.max_streams = max(1, value)
         elif key == Setting.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW_BYTES:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
