@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from kproxy import __version__, arguments
 from kproxy.arguments import CommandLine
 from kproxy.commands import COMMANDS
-from kproxy.config import OPTIONS, Config
+from kproxy.config import LISTEN, OPTIONS, Config
 from kproxy.errors import ConfigError, KproxyError, KubeconfigError
 from kproxy.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
 from kproxy.kubeconfig import ResolvedContext
@@ -189,6 +189,39 @@ def _run_command(line: CommandLine) -> int:
             _fail(error.message)
             return EXIT_NOT_FOUND if error.is_missing else EXIT_CANNOT_RUN
     return EXIT_INTERRUPTED if command.exit_code is None else command.exit_code
+
+
+def _kubeconfig(line: CommandLine) -> int:
+    # Imported here: only this command needs it.
+    from kproxy.handout import handout, urls_of, write_private
+
+    record = _running(line)
+    if record is not None:
+        # Its own settings, where the command line has none: the prefix of its API, its kubeconfig.
+        line.given[:0] = arguments.parse(["kubeconfig", *record.arguments]).given
+    settings, problems = _settings(line)
+    _insist(line, problems, settings.config, rehearses=False)
+    urls, folder = (record.urls, record.folder) if record else (urls_of(settings.config), os.curdir)
+    text = handout(settings.config, urls, folder)
+    if "output" in line.flags:
+        write_private(Path(line.flags["output"]), text)
+    else:
+        print(text, end="")
+    return EXIT_FINE
+
+
+def _running(line: CommandLine) -> Record | None:
+    """The instance that is meant; None when the settings say where to look."""
+    if "name" not in line.flags and any(each.option.group == LISTEN for each in line.given):
+        return None
+    name = _name(line)
+    with contextlib.suppress(FileNotFoundError), _instances(create=False) as folder:
+        record = folder.read(name)
+        if record is not None and folder.is_locked(name):
+            return record
+    if "name" in line.flags:
+        raise InstanceError(f'instance "{name}" is not running; `kproxy start --name={name}` starts it')
+    return None
 
 
 def _announce(address: str) -> None:
@@ -520,6 +553,7 @@ _HANDLERS: Mapping[str, Callable[[CommandLine], int]] = {
     "status": _status,
     "logs": _logs,
     "service": _service,
+    "kubeconfig": _kubeconfig,
     "check": _check,
     "version": _version,
     "help": _help,

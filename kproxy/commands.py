@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kproxy.instance import NAME_RULE, is_name
-from kproxy.options import SWITCH, Duration, Kind, Number
+from kproxy.options import FILE, SWITCH, Duration, Kind, Number
 
 SERVE = "Serve"
 BACKGROUND = "Serve in the background"
@@ -206,6 +206,29 @@ _TABLE = (
         examples=(
             ("kproxy service install --context=dev", "then: systemctl --user enable --now kproxy.service"),
             ("kproxy service print --socket", "only show what it would write"),
+        ),
+    ),
+    Command(
+        name="kubeconfig",
+        group=LOOK,
+        meaning="Print a kubeconfig that leads clients through a kproxy that runs, with all its contexts.",
+        details=(
+            "Which kproxy is meant: the instance of --name, or what flags such as --port say. Without any it "
+            "is the default instance if that runs, else what listens where the settings say. There is no "
+            "credential in it. Do not let kproxy itself start with it: it would lead kproxy to itself."
+        ),
+        flags=(
+            NAME,
+            Flag(
+                name="output",
+                meaning="Write it to this file, which nobody else can read, instead of printing it.",
+                kind=FILE,
+            ),
+        ),
+        takes_settings=True,
+        examples=(
+            ("kproxy kubeconfig --output=$HOME/.kube/kproxy", "a file for KUBECONFIG or --kubeconfig"),
+            ("kubectl --kubeconfig=$HOME/.kube/kproxy get pods", "kubectl goes through kproxy"),
         ),
     ),
     Command(

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -52,19 +52,42 @@ def look(name: str, folder: InstanceFolder) -> Standing:
 
 
 def _ask(record: Record) -> Mapping[str, Any] | None:
+    return ask(record.urls, record.folder, "/-/status")
+
+
+def ask(urls: Iterable[str], folder: str, path: str) -> Mapping[str, Any] | None:
+    """What the first of the listeners that gives one answers; relative sockets are in `folder`."""
     # Imported here: nothing else of kproxy is a client.
     import http.client
 
-    for url in record.urls:
+    for url in urls:
         with contextlib.suppress(OSError, http.client.HTTPException, ValueError):
             connection = http.client.HTTPConnection("localhost", timeout=ASK_SECONDS)
-            connection.sock = _connect(url, record.folder)
+            connection.sock = _connect(url, folder)
             with contextlib.closing(connection):
-                connection.request("GET", "/-/status")
+                connection.request("GET", path)
                 answer = connection.getresponse()
                 if answer.status == 200 and isinstance(found := json.load(answer), dict):
                     return found
     return None
+
+
+def certificate_of(url: str) -> bytes | None:
+    """The certificate of an https listener, in PEM; None when the system's authorities vouch for it."""
+    # Imported here: as in ask.
+    import ssl
+    from urllib.parse import urlsplit
+
+    parts = urlsplit(url)
+    host, port = str(parts.hostname), parts.port or 443
+    context = ssl.create_default_context()
+    with (
+        contextlib.suppress(ssl.SSLCertVerificationError),
+        socket.create_connection((host, port), ASK_SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=host),
+    ):
+        return None
+    return ssl.get_server_certificate((host, port), timeout=ASK_SECONDS).encode()
 
 
 def _connect(url: str, folder: str) -> socket.socket:

@@ -28,7 +28,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from kproxy.clientconfig import Reach, client_kubeconfig
+from kproxy.clientconfig import UNNAMED, Reach, client_kubeconfig
 from kproxy.config import LISTEN, OPTIONS, Config
 from kproxy.errors import KproxyError
 from kproxy.settings import Settings
@@ -175,10 +175,9 @@ class OneCommand:
         """What the command finds in its environment; writes the kubeconfig."""
         url = serving.urls[0]
         path = self.folder / "kubeconfig"
-        # Without a kubeconfig the context has no name.
         contexts = {
             each.name: Reach(
-                name=each.name or "kproxy", server=url + each.path.rstrip("/"), namespace=each.namespace
+                name=each.name or UNNAMED, server=url + each.path.rstrip("/"), namespace=each.namespace
             )
             for each in serving.contexts
         }

@@ -104,7 +104,7 @@ class SelfSigned:
         with suppress(OSError, ValueError):
             # What another kproxy listens on stays in: two that run would undo each other's certificate.
             names = {*names, *_names_in(certificate_path.read_bytes())}
-        certificate_pem, key_pem = _new_pair(sorted(names), self._now())
+        certificate_pem, key_pem = new_pair(sorted(names), self._now())
         # The key first. Between the two the pair does not match, and those who watch it wait for the second.
         _replace(key_path, key_pem)
         _replace(certificate_path, certificate_pem)
@@ -163,7 +163,7 @@ def _names_in(certificate_pem: bytes) -> list[str]:
     return [*names.get_values_for_type(x509.DNSName), *map(str, addresses)]
 
 
-def _new_pair(names: Iterable[str], now: float) -> tuple[bytes, bytes]:
+def new_pair(names: Iterable[str], now: float) -> tuple[bytes, bytes]:
     """(certificate, key) in PEM: EC P-256, its own issuer and no authority for others."""
     # Imported here: it takes 0.1 s, and most starts make no certificate.
     import datetime

@@ -23,8 +23,9 @@ import structlog
 
 from kproxy import __version__
 from kproxy.app import App, Prefixes
+from kproxy.clientconfig import path_of
 from kproxy.config import Config
-from kproxy.contexts import CLUSTERS, Contexts, Served
+from kproxy.contexts import Contexts, Served
 from kproxy.credentials import open_source
 from kproxy.downstream import Downstream
 from kproxy.endpoints import Endpoints
@@ -183,15 +184,11 @@ async def _serve(
 
 
 def _serving(listeners: Sequence[Listener], config: Config, plan: Plan) -> Serving:
-    # An API prefix that begins with /api is part of the paths that clients ask for.
-    prefix = "/" if config.api_prefix.startswith("/api") else config.api_prefix
-
     def entry(each: Served) -> ServedContext:
         context = plan.kubeconfig.contexts.get(each.name)
         return ServedContext(
             name=each.name,
-            # By its slug: client-go undoes the escapes of a name, and then `arn:aws:.../a` is two segments.
-            path=prefix if each.is_default else CLUSTERS + each.slug + prefix,
+            path=path_of(each.slug, is_default=each.is_default, api_prefix=config.api_prefix),
             namespace=config.namespace or (context.namespace if context else None),
         )
 

@@ -18,7 +18,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     # Pure: values and decisions, no event loop, no sockets.
     ("requestinfo", "pathrules", "goregexp", "rules", "options", "listening", "policy"),
     ("wire", "framing", "headers", "exchange"),
-    ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc", "contexts"),
+    ("kubeyaml", "kubeconfig", "kubevalidation", "kubecontext", "kuberc", "contexts", "clientconfig"),
     ("snapshot",),
     ("config", "settings"),
     ("log", "metrics", "exposition"),
@@ -42,7 +42,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("plan", "change", "reloading"),
     ("server",),
     ("daemon", "inquiry", "service"),
-    ("clientconfig", "run"),
+    ("run", "handout"),
     ("commands", "arguments", "usage", "cli"),
     ("__main__",),
 )
@@ -248,7 +248,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     ("create_subprocess_exec", calls("create_subprocess_exec"), {"credentials.exec_plugin"}),
     ("create_subprocess_shell", calls("create_subprocess_shell"), set()),
     ("subprocess", mentions("subprocess"), {"service"}),
-    ("tempfile", mentions("tempfile"), {"tls", "demo", "run"}),
+    ("tempfile", mentions("tempfile"), {"tls", "demo", "run", "handout"}),
     ("structlog.configure", calls("structlog.configure"), {"log"}),
     ("logging", mentions("logging"), {"log", "demo"}),
     ("add_signal_handler", calls("add_signal_handler"), {"server", "run", "reloading", "demo.__main__"}),
