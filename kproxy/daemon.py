@@ -43,6 +43,8 @@ START_SECONDS = 60.0
 """How long a start may take: nothing is fetched before it serves, but a network home may be slow."""
 STOP_MARGIN_SECONDS = 5.0
 """What an end may take on top of the grace period."""
+CALL_OFF_SECONDS = 1.0
+"""What a start that was called off may take to end by itself."""
 POLL_SECONDS = 0.05
 
 Run = Callable[[Settings, Supervisor, LogFile | None], int]
@@ -302,10 +304,18 @@ def _read_outcome(reader: int, timeout_seconds: float) -> dict[str, Any] | None:
 
 
 def _call_off(folder: InstanceFolder, name: str) -> None:
+    """End a child that does not serve yet, if need be by force: one that hangs in a read hears no signal."""
     record = folder.read(name)
-    if record is not None and record.pid != os.getpid():
+    if record is None or record.pid == os.getpid():
+        return
+    for number, seconds in ((signal.SIGTERM, CALL_OFF_SECONDS), (signal.SIGKILL, STOP_MARGIN_SECONDS)):
         with contextlib.suppress(ProcessLookupError):
-            send_signal(record, signal.SIGTERM)
+            send_signal(record, number)
+        deadline = time.monotonic() + seconds
+        while folder.is_locked(name) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        if not folder.is_locked(name):
+            return
 
 
 def _judge(outcome: dict[str, Any] | None, folder: InstanceFolder, name: str, log_bytes: int) -> Record:

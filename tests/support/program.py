@@ -51,8 +51,10 @@ class Process:
         cwd: Path | None = None,
         stderr_path: Path | None = None,
         allow_complaints: bool = False,
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self.command = list(command)
+        self._pass_fds = tuple(pass_fds)
         self.allow_complaints = allow_complaints
         self.exit_code: int | None = None
         self.started_at = 0.0
@@ -122,6 +124,7 @@ class Process:
                 env=environment,
                 cwd=self._cwd,
                 start_new_session=True,
+                pass_fds=self._pass_fds,
             )
         for name, stream in (("stdout", self._process.stdout), ("stderr", self._process.stderr)):
             if stream is not None:
