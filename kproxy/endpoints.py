@@ -42,11 +42,8 @@ _DRAIN_SECONDS = 1.0
 
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
-_COMMON = (
-    ("Cache-Control", "no-store"),
-    ("X-Content-Type-Options", "nosniff"),
-    ("Proxy-Status", "kproxy"),
-)
+_NOT_KEPT = (("Cache-Control", "no-store"),)
+_COMMON = (*_NOT_KEPT, ("X-Content-Type-Options", "nosniff"), ("Proxy-Status", "kproxy"))
 
 _log = structlog.get_logger()
 
@@ -78,18 +75,17 @@ class Endpoints:
         self.is_draining = False
 
     def answer(self, downstream: Downstream, head: RequestHead) -> None:
-        """Answer a request whose path begins with PREFIX. Raises KproxyError to refuse it."""
+        """Answer a request whose path begins with PREFIX."""
         path, _, query = head.target.partition("?")
         name = path.removeprefix(PREFIX)
         is_admin = self._answers_admin(downstream)
         known = {} if self._admin == "off" else ENDPOINTS if is_admin else PROBES
         if self._admin == "off" or (name and name not in known):
-            raise NotServed(self._refusal(name, known))
-        if head.method not in ("GET", "HEAD"):
+            downstream.refuse(NotServed(self._refusal(name, known)), _NOT_KEPT)
+        elif head.method not in ("GET", "HEAD"):
             error = BadRequest(f"{PREFIX}{name} is for GET and HEAD, not {head.method}", 405)
-            downstream.refuse(error, (("Allow", "GET, HEAD"), ("Cache-Control", "no-store")))
-            return
-        if name == "healthz":
+            downstream.refuse(error, (("Allow", "GET, HEAD"), *_NOT_KEPT))
+        elif name == "healthz":
             self._send(downstream, 200, _TEXT, b"ok\n")
         elif name == "readyz":
             self._run(downstream, self._check_readiness(query))

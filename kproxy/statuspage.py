@@ -15,7 +15,8 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.125rem; margin: 2r
 table { border-collapse: collapse; width: 100%; }
 td, th { padding: .25rem .75rem .25rem 0; text-align: left; }
 th { font-weight: 600; } td { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
-td, p { overflow-wrap: anywhere; } .number { text-align: right; font-variant-numeric: tabular-nums; }
+td, p { overflow-wrap: break-word; } .state { white-space: nowrap; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 .bad { color: light-dark(#b00020, #ff8a80); font-weight: 600; } .muted { opacity: .7; }
 div { overflow-x: auto; }
 """.strip()
@@ -137,7 +138,7 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str = 
 
 
 def _state(state: str) -> str:
-    return f'<span class="bad">{_text(state)}</span>' if state in _BAD_STATES else _text(state)
+    return f'<span class="{"state bad" if state in _BAD_STATES else "state"}">{_text(state)}</span>'
 
 
 def _time(at: str | None) -> str:

@@ -167,6 +167,7 @@ async def test_anything_else_is_a_404_that_names_what_exists(house: House) -> No
         assert (target, response.status, response.json()["kind"]) == (target, 404, "Status")
         assert all(f"/-/{name}" in response.json()["message"] for name in ENDPOINTS)
         assert response.value("Proxy-Status") == "kproxy; error=destination_not_found"
+        assert response.value("Cache-Control") == "no-store"
     assert house.asked() == []
 
 

@@ -219,6 +219,33 @@ async def test_a_link_opens_and_shows_nothing_to_the_page(evil_page: Page, demo_
     assert await verdict(demo_proxy, path) == 200
 
 
+# -- kproxy's own page --
+
+
+async def test_the_page_of_kproxy_is_shown_in_its_own_style(page: Page, demo_proxy: Program) -> None:
+    """The browser finds nothing in it that its policy forbids, and its link leads to the context's origin."""
+    shown = await page.open(f"http://localhost:{demo_proxy.port}/-/")
+    assert "Watches and tunnels" in shown
+    assert "GET /-/" not in shown
+    # Without its style, as if the policy did not name it, there would be no such limit.
+    assert await page.run("getComputedStyle(document.body).maxWidth") == "1152px"
+    assert await page.run("document.scripts.length") == 0
+    link = await page.run("document.querySelector('td a').href")
+    assert re.fullmatch(rf"http://[a-z0-9-]+\.localhost:{demo_proxy.port}/", link)
+    assert '"paths"' in await page.open(link)
+
+
+async def test_a_page_of_another_site_learns_nothing_of_kproxy(
+    evil_page: Page, site: Site, demo_proxy: Program
+) -> None:
+    """Not even which contexts there are."""
+    for name in ("status", "contexts", "metrics", "readyz"):
+        path = f"/-/{name}"
+        kind, *_ = await evil_page.call("read", demo_proxy.url + path, {"method": "GET"})
+        assert kind != "cors"
+        assert await verdict(demo_proxy, path) == 403
+
+
 # -- The control: a page that is let in --
 
 
