@@ -19,12 +19,11 @@ from typing import TYPE_CHECKING
 from kproxy import __version__, arguments
 from kproxy.arguments import CommandLine
 from kproxy.commands import COMMANDS
-from kproxy.config import LISTEN, OPTIONS, Config
-from kproxy.errors import ConfigError, KproxyError, KubeconfigError
+from kproxy.config import LISTEN, Config
+from kproxy.errors import ConfigError, KproxyError
 from kproxy.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
-from kproxy.kubeconfig import ResolvedContext
 from kproxy.listening import ListenerConfig
-from kproxy.options import Option, nearest
+from kproxy.options import nearest
 from kproxy.settings import Settings, read
 
 if TYPE_CHECKING:
@@ -89,9 +88,12 @@ def _insist(line: CommandLine, problems: list[str], config: Config, *, rehearses
     if not problems:
         return
     if rehearses:
+        # Imported here: as in _run_server.
+        from kproxy.checking import rehearse
+
         # Nobody should mend one thing only to hear of the next.
         try:
-            _rehearse(config)
+            rehearse(config)
         except ConfigError as error:
             problems += error.problems
     raise _UsageError(line, problems)
@@ -230,61 +232,21 @@ def _announce(address: str) -> None:
 
 
 def _check(line: CommandLine) -> int:
+    # Imported here: as in _run_server.
+    from kproxy.checking import Rehearsal, document, rehearsal_lines, rehearse, settings_lines
+
     settings, problems = _settings(line)
-    for option in OPTIONS:
-        value = getattr(settings.config, option.field)
-        print(f"{option.name}: {_yaml(option, value)}  # {settings.origins.get(option.field, 'default')}")
+    rehearsal = Rehearsal(warnings=settings.warnings)
     try:
-        print(*_rehearse(settings.config), sep="\n", flush=True)
+        rehearsal = rehearse(settings.config, settings)
     except ConfigError as error:
         problems += error.problems
+    if "json" in line.flags:
+        print(json.dumps(document(settings, rehearsal, problems), indent=2))
+    else:
+        print(*settings_lines(settings), *rehearsal_lines(rehearsal), sep="\n")
     sys.stdout.flush()
     return _refuse(problems) if problems else EXIT_FINE
-
-
-def _rehearse(config: Config) -> list[str]:
-    """Do all that a start does before it serves, and describe the outcome; raises ConfigError."""
-    # Imported here: as in _serve.
-    import asyncio
-
-    from kproxy.kubecontext import warnings_for
-    from kproxy.plan import prepare
-    from kproxy.server import open_upstream
-
-    plan = prepare(config)
-    contexts, policy = plan.contexts, plan.policy
-    warnings = [*policy.warnings(has_unix_socket=config.has_only_unix_sockets)]
-
-    async def credential_kind(context: ResolvedContext) -> str:
-        loop = asyncio.get_running_loop()
-        upstream = open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop)
-        try:
-            credential = upstream.current_credential()
-        finally:
-            await upstream.close()
-        return credential.kind if credential else "fetched with the first request"
-
-    def describe(context: ResolvedContext | KubeconfigError) -> str:
-        if isinstance(context, KubeconfigError):
-            raise context
-        kind = asyncio.run(credential_kind(context))
-        warnings.extend(warnings_for(context, append_server_path=config.append_server_path))
-        return f"{context.cluster.server}, credential: {kind}"
-
-    lines = [f'# context "{contexts.default.name}": {describe(contexts.default)}']
-    for served in contexts.served[1:]:
-        label = f'# context "{served.name}" at {served.slug}.localhost'
-        try:
-            lines.append(f"{label}: {describe(contexts.others[served.name])}")
-        except ConfigError as error:
-            lines.append(f"{label}: cannot be used")
-            warnings += error.problems
-    return [*lines, *(f"# warning: {warning}" for warning in warnings)]
-
-
-def _yaml(option: Option, value: object) -> str:
-    """The value as the config file would hold it; JSON is YAML."""
-    return json.dumps("[hidden]" if option.secret and value else option.kind.plain(value))
 
 
 def _refuse(problems: Sequence[str]) -> int:
@@ -388,6 +350,7 @@ def _stop(line: CommandLine) -> int:
 
 def _restart(line: CommandLine) -> int:
     from kproxy import daemon
+    from kproxy.checking import rehearse
 
     with _instances(create=True) as folder:
         name = _name(line)
@@ -401,7 +364,7 @@ def _restart(line: CommandLine) -> int:
             line = _as_before(line, record)
         launch = _launch(line)
         # What runs is stopped only for something that can be started.
-        _rehearse(launch.config)
+        rehearse(launch.config)
         daemon.stop(name, folder, timeout_seconds=line.flags.get("timeout"))
         record, is_new = _start_daemon(launch, folder, daemon.START_SECONDS)
         return _tell_started(record) if is_new else _tell_of_another(record, launch)

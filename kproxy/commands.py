@@ -235,6 +235,7 @@ _TABLE = (
         name="check",
         group=LOOK,
         meaning="Say what is wrong with the settings and the kubeconfig, and what is in force.",
+        flags=(JSON,),
         takes_settings=True,
     ),
     Command(name="version", group=LOOK, meaning="Show the version.", flags=(JSON,)),

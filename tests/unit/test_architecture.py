@@ -41,7 +41,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("keypair", "selfsigned", "servertls"),
     ("plan", "change", "reloading"),
     ("server",),
-    ("daemon", "inquiry", "service"),
+    ("daemon", "inquiry", "service", "checking"),
     ("run", "handout"),
     ("commands", "arguments", "usage", "cli"),
     ("__main__",),

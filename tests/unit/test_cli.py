@@ -249,8 +249,8 @@ def test_version_is_told_in_words_and_as_json(capsys: pytest.CaptureFixture[str]
     assert main(["version", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["version"] == __version__
     assert main(["version", "--nope"]) == 2
-    assert main(["check", "--json"]) == 2
-    assert "unknown flag of kproxy check: --json" in capsys.readouterr().err
+    assert main(["demo", "--json"]) == 2
+    assert "unknown flag of kproxy demo: --json" in capsys.readouterr().err
     assert (main(["--version", "--json"]), main(["version", "--jsn"])) == (0, 2)
     assert "unknown flag: --jsn, did you mean --json?" in capsys.readouterr().err
 
@@ -312,12 +312,16 @@ def test_check_shows_what_is_in_force_and_hides_secrets(
     assert main(["check", f"--kubeconfig={config}", "-p0", f"--token={token}"]) == 0
     shown = capsys.readouterr().out
     lines = shown.splitlines()
-    assert "port: 0  # --port" in lines
-    assert 'address: "127.0.0.1"  # default' in lines
+    assert (
+        lines[0]
+        == f"# config file: none; there would be room for one at {tmp_path}/.config/kproxy/config.yaml"
+    )
+    assert "port: 0  # --port; a change needs a restart" in lines
+    assert "v: 0  # default" in lines
     assert 'token: "[hidden]"  # --token' in lines
     assert "password: null  # default" in lines
     assert any(line.startswith('# context "test": http://127.0.0.1:1') for line in lines)
-    assert list(yaml.safe_load(shown)) == [option.name for option in OPTIONS]
+    assert list(yaml.safe_load(shown)) == [option.name for option in OPTIONS if option.in_file]
 
 
 def test_what_check_shows_can_be_a_config_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -328,10 +332,47 @@ def test_what_check_shows_can_be_a_config_file(capsys: pytest.CaptureFixture[str
         "--as-group=a", "--no-reload", "--www=/srv", "-v4",
     ]  # fmt: skip
     assert main(["check", *argv]) == 0
-    shown = capsys.readouterr().out.replace("\nconfig: null", "\n")
-    (tmp_path / "config.yaml").write_text(shown)
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
     again = config_of(f"--config={tmp_path}/config.yaml")
     assert again == config_of(*argv, f"--config={tmp_path}/config.yaml")
+
+
+def test_check_names_the_config_file_and_its_lines(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Where it was found, what it says, and whom it lets change it."""
+    config = kubeconfig(tmp_path, "http://127.0.0.1:1")
+    path = tmp_path / ".config" / "kproxy" / "config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("v: 4\n")
+    path.chmod(0o666)
+    assert main(["check", f"--kubeconfig={config}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"# config file: {path} (found where such files are)"
+    assert "v: 4  # ~/.config/kproxy/config.yaml line 1" in lines
+    assert any(line.startswith("# warning: everybody on this machine can write to") for line in lines)
+    assert main(["check", f"--kubeconfig={config}", "--config=off"]) == 0
+    assert capsys.readouterr().out.startswith("# config file: none\n")
+
+
+def test_check_answers_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The same for programs, with the problems in it; secrets stay hidden."""
+    token = secrets.plant("flag-token")
+    config = kubeconfig(tmp_path, "http://127.0.0.1:1", token=secrets.plant("kubeconfig-token"))
+    argv = ["check", "--json", f"--kubeconfig={config}", f"--token={token}"]
+    assert main(argv) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["config_file"] is None
+    assert found["settings"]["token"] == {"value": "[hidden]", "origin": "--token", "live": True}
+    assert found["settings"]["port"] == {"value": 8001, "origin": "default", "live": False}
+    assert [(each["name"], each["default"], each["credential"]) for each in found["contexts"]] == [
+        ("test", True, "none")
+    ]
+    assert found["problems"] == []
+    assert main([*argv, "--port=abc"]) == 2
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["problems"] == ["port: expected 0-65535, got 'abc' (--port)"]
+    assert "error: port" in captured.err
 
 
 def test_check_tells_all_problems(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -339,7 +380,7 @@ def test_check_tells_all_problems(capsys: pytest.CaptureFixture[str], tmp_path: 
     config = kubeconfig(tmp_path, "https://127.0.0.1:1", ca_pem=b"no certificate")
     assert main(["check", f"--kubeconfig={config}", "--port=abc"]) == 2
     captured = capsys.readouterr()
-    assert "port: 8001  # default" in captured.out
+    assert "port: 8001  # default; a change needs a restart" in captured.out
     lines = captured.err.splitlines()
     assert lines[:2] == ["error: 2 problems:", "  port: expected 0-65535, got 'abc' (--port)"]
     assert "certificate-authority-data" in lines[2]
