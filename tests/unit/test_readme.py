@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kproxy import cli, downstream, relay, tunnel, wire
+from kproxy import cli, daemon, downstream, relay, tunnel, wire
 from kproxy.arguments import IGNORED_FLAGS, WISHES
 from kproxy.commands import own_flags
 from kproxy.config import OPTIONS, Config
@@ -165,6 +165,7 @@ def kilobytes(size_bytes: int) -> str:
         f"DELETE with at most {kilobytes(relay.MAX_REPLAYED_BYTES)}",
         f"until it has been silent for {tunnel.TOLD_SECONDS:g} s",
         f"a run that takes over {Config.__dataclass_fields__['exec_timeout_seconds'].default:g} s",
+        f"waits for the grace period and {daemon.STOP_MARGIN_SECONDS:g} s more",
         f"running requests get {Config.__dataclass_fields__['grace_period_seconds'].default:g} s",
     ],
 )
