@@ -117,7 +117,7 @@ class Certificates:
         self._is_changed = asyncio.Event()
         self._watcher: FileWatcher | None = None
         self._task: asyncio.Task[None] | None = None
-        self._said: dict[tuple[Path, Path], str] = {}
+        self._said: dict[str, str] = {}
 
     def open(self, listener: ListenerConfig, names: Iterable[str]) -> ssl.SSLContext | None:
         """What a listener shows that is known by `names`; None without TLS.
@@ -172,8 +172,9 @@ class Certificates:
                     await self._is_changed.wait()
             self._is_changed.clear()
             await self._renew()
-            for paths, certificate in self._opened.items():
-                await self._reload(paths, certificate)
+            for certificate in self._opened.values():
+                await self._reload(certificate)
+                self._warn_if_ending(certificate)
 
     async def _renew(self) -> None:
         names = self._names
@@ -182,27 +183,28 @@ class Certificates:
                 # The home may be far away, and cryptography takes its time to import.
                 is_new = await in_daemon_thread(lambda: self._self_signed.ensure(names))
             except KproxyError as error:
-                self._complain(self._self_signed.paths, error)
+                self._complain("renewal", error)
             else:
+                self._said.pop("renewal", None)
                 self._tell_of_new(is_new=is_new)
 
-    async def _reload(self, paths: tuple[Path, Path], certificate: ServerCertificate) -> None:
+    async def _reload(self, certificate: ServerCertificate) -> None:
+        name = str(certificate.paths[0])
         try:
             is_changed = await in_daemon_thread(certificate.reload)
         except ConfigError as error:
-            self._complain(paths, error)
+            self._complain(name, error)
             return
-        if self._said.pop(paths, None) or is_changed:
+        if self._said.pop(name, None) or is_changed:
             _log.info("certificate.reloaded", **certificate.facts())
-        self._warn_if_ending(certificate)
 
     def _tell_of_new(self, *, is_new: bool) -> None:
         if is_new:
             _log.info("certificate.created", certificate=str(self._self_signed.paths[0]))
 
-    def _complain(self, paths: tuple[Path, Path], error: KproxyError) -> None:
-        if self._said.get(paths) != error.message:
-            self._said[paths] = error.message
+    def _complain(self, what: str, error: KproxyError) -> None:
+        if self._said.get(what) != error.message:
+            self._said[what] = error.message
             _log.error("certificate.reload_failed", error=error.message)
 
     def _warn_if_ending(self, certificate: ServerCertificate) -> None:
