@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 import struct
 from collections.abc import Callable
 
@@ -620,3 +622,55 @@ async def test_bytes_that_drip(http2_gateway: Http2Gateway, size: int) -> None:
         assert response is not None
         assert (response.text, response.value("X-One"), response.body.is_complete) == ("hello!", "1", True)
     assert len(http2_gateway.connections) == 1
+
+
+@pytest.mark.parametrize("seed", range(8))
+async def test_damaged_answers_do_no_harm(http2_gateway: Http2Gateway, seed: int) -> None:
+    """Bytes of sound answers are changed, lost and doubled, then the connection ends: nothing is upset."""
+    chance = random.Random(seed)
+
+    async def damaged(stream: Stream) -> None:
+        frames = b"".join(
+            (
+                said(stream, (":status", "103"), ("link", "</x>")),
+                said(stream, *OK, ("x-one", "1"), ("audit-id", str(stream.id))),
+                data(stream, b"{" + b" " * chance.randrange(300)),
+                frame(h2.SETTINGS, setting(h2.INITIAL_WINDOW_SIZE, 70_000)),
+                frame(h2.PING, bytes(8)),
+                h2.window_frame(0, 1000),
+                data(stream, b"\x02}\0\0", PADDED),
+                said(stream, ("x-sum", "1"), end=True),
+            )
+        )
+        await stream.connection.send_raw(damage(frames, chance))
+        stream.connection.close()
+
+    http2_gateway.server.allows_errors = True
+    http2_gateway.streams_for(damaged)
+    for _ in range(25):
+        client = await http2_gateway.connect()
+        await client.send(request_bytes("POST", "/api", body=b"x"))
+        with contextlib.suppress(ConnectionResetError):
+            response = await client.read_response("POST")
+            assert response.status in range(100, 1000)
+        client.reset()
+    await http2_gateway.replace_upstream()
+    await serves_on(http2_gateway)
+    assert not http2_gateway.program.log_events("internal.failed")
+
+
+def damage(frames: bytes, chance: random.Random) -> bytes:
+    """One to three changes, mostly of single bytes."""
+    found = bytearray(frames)
+    for _ in range(chance.randrange(1, 4)):
+        place = chance.randrange(len(found))
+        match chance.randrange(5):
+            case 0:
+                del found[place : place + chance.randrange(1, 12)]
+            case 1:
+                found[place:place] = found[place : place + chance.randrange(1, 40)]
+            case 2:
+                found[place] ^= 1 << chance.randrange(8)
+            case _:
+                found[place] = chance.randrange(256)
+    return bytes(found)

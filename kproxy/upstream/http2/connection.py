@@ -151,6 +151,8 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         """End it and all its streams at once; who asked for them is not told."""
+        for stream in self._streams.values():
+            stream.is_over = True
         self._streams.clear()
         if self._transport is not None:
             self._transport.abort()
