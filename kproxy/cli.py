@@ -141,7 +141,7 @@ def _run_server(
     config = settings.config
     passed = take_passed_sockets(os.environ)
     if passed and all(each.fd is None for each in config.listeners):
-        listeners = tuple(ListenerConfig(fd=each.descriptor) for each in passed)
+        listeners = tuple(ListenerConfig(fd=each.descriptor, label="LISTEN_FDS") for each in passed)
         config = replace(config, listeners=listeners)
     told = (keeper, take_notifier(os.environ))
     return run(

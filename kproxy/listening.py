@@ -177,7 +177,7 @@ OWNER = Owner()
 _FD = Number(_FIRST_DESCRIPTOR, 999_999)
 _PLACE = _Place()
 
-_KEYS: Mapping[str, Kind] = {
+ENTRY_KEYS: Mapping[str, Kind] = {
     "address": ADDRESS,
     "port": PORT,
     "unix_socket": FILE,
@@ -251,10 +251,10 @@ def _entry(entry: object, folder: Path, index: int, problems: list[Problem]) -> 
     before = len(problems)
     found: dict[str, Any] = {}
     for key, value in entry.items():
-        kind = _KEYS.get(key) if isinstance(key, str) else None
+        kind = ENTRY_KEYS.get(key) if isinstance(key, str) else None
         if kind is None:
-            near = nearest(str(key), _KEYS)
-            hint = f", did you mean {near}?" if near else f"; there are {', '.join(_KEYS)}"
+            near = nearest(str(key), ENTRY_KEYS)
+            hint = f", did you mean {near}?" if near else f"; there are {', '.join(ENTRY_KEYS)}"
             problems.append(((index, str(key)), f"unknown setting{hint}"))
         elif value is not None:
             try:
@@ -334,6 +334,6 @@ def _plain(listener: ListenerConfig) -> dict[str, object]:
     wanted |= {"tls_certificate", "tls_key", "tls_self_signed"}
     return {
         key: kind.plain(value)
-        for key, kind in _KEYS.items()
+        for key, kind in ENTRY_KEYS.items()
         if key in wanted and (value := getattr(listener, key)) is not None
     }

@@ -16,6 +16,7 @@ from kproxy.arguments import IGNORED_FLAGS, WISHES
 from kproxy.commands import COMMANDS, own_flags
 from kproxy.config import OPTIONS, Config
 from kproxy.endpoints import ENDPOINTS, PREFIX
+from kproxy.listening import ENTRY_KEYS
 from kproxy.log import EVENTS
 from kproxy.metrics import METRICS
 from kproxy.options import Option
@@ -143,6 +144,26 @@ def test_the_kernels_metrics_are_those_that_are_told() -> None:
     found = {metric.name for metric in ProcessCollector(registry=None).collect()}
     wanted = {f"process_{name}".removesuffix("_total") for name in KERNEL} | {"process_start_time_seconds"}
     assert found in (wanted, set()), "empty without /proc"
+
+
+def test_every_key_of_a_listener_is_in_the_readme_and_the_reverse() -> None:
+    """The entries of `listeners` have a table of their own."""
+    table = (
+        readme().partition("\n## Listeners\n")[2].partition("| key | |\n|---|---|\n")[2].partition("\n\n")[0]
+    )
+    assert {name for row in table.splitlines() for name in spans(row.split("|")[1])} == set(ENTRY_KEYS)
+
+
+def test_the_example_of_listeners_is_one(tmp_path: Path) -> None:
+    """It loads without a problem, and each entry is of another kind."""
+    block = readme().partition("\n## Listeners\n")[2].partition("~~~yaml\n")[2].partition("~~~")[0]
+    (tmp_path / "config.yaml").write_text(block)
+    config_option = next(option for option in OPTIONS if option.name == "config")
+    given = Given(option=config_option, text=str(tmp_path / "config.yaml"), origin="--config")
+    settings = read([given], {})
+    assert settings.problems == ()
+    places = [each.place for each in settings.config.listener_configs()]
+    assert places == ["127.0.0.1:8001", "0.0.0.0:8443", "unix:/run/kproxy/kproxy.sock"]
 
 
 def test_every_room_is_on_the_map_in_the_readme() -> None:
