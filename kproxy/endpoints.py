@@ -43,7 +43,12 @@ _DRAIN_SECONDS = 1.0
 _JSON = "application/json"
 _TEXT = "text/plain; charset=utf-8"
 _NOT_KEPT = (("Cache-Control", "no-store"),)
-_COMMON = (*_NOT_KEPT, ("X-Content-Type-Options", "nosniff"), ("Proxy-Status", "kproxy"))
+_COMMON = (
+    *_NOT_KEPT,
+    ("X-Content-Type-Options", "nosniff"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Proxy-Status", "kproxy"),
+)
 
 _log = structlog.get_logger()
 
@@ -74,31 +79,33 @@ class Endpoints:
         self._running: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
-    def answer(self, downstream: Downstream, head: RequestHead) -> None:
-        """Answer a request whose path begins with PREFIX."""
+    def answer(self, downstream: Downstream, head: RequestHead, only: str | None) -> None:
+        """Answer a request whose path begins with PREFIX; `only` is the context to tell of, None all."""
         path, _, query = head.target.partition("?")
         name = path.removeprefix(PREFIX)
         is_admin = self._answers_admin(downstream)
-        known = {} if self._admin == "off" else ENDPOINTS if is_admin else PROBES
+        known: Mapping[str, str] = {}
+        if self._admin != "off":
+            known = {**PROBES, **(ADMIN if is_admin else {})}
+            if only is not None:
+                known.pop("metrics", None)
         if self._admin == "off" or (name and name not in known):
-            downstream.refuse(NotServed(self._refusal(name, known)), _NOT_KEPT)
+            downstream.refuse(NotServed(self._refusal(name, known, only)), _NOT_KEPT)
         elif head.method not in ("GET", "HEAD"):
             error = BadRequest(f"{PREFIX}{name} is for GET and HEAD, not {head.method}", 405)
             downstream.refuse(error, (("Allow", "GET, HEAD"), *_NOT_KEPT))
         elif name == "healthz":
             self._send(downstream, 200, _TEXT, b"ok\n")
         elif name == "readyz":
-            self._run(downstream, self._check_readiness(query))
+            self._run(downstream, self._check_readiness(query, only))
         elif name == "metrics":
             self._run(downstream, self._write_metrics(head.text(b"accept") or ""))
         elif name == "status":
-            self._send_json(
-                downstream, self._overview.status(downstream.listener, is_draining=self.is_draining)
-            )
+            self._send_json(downstream, self._status(downstream, only))
         elif name == "contexts":
-            self._send_json(downstream, {"contexts": self._overview.contexts(downstream.listener)})
+            self._send_json(downstream, {"contexts": self._overview.contexts(downstream.listener, only)})
         elif is_admin and "text/html" in (head.text(b"accept") or ""):
-            self._send_page(downstream)
+            self._send_page(downstream, known, only)
         else:
             self._send_json(
                 downstream, {"endpoints": {PREFIX + each: about for each, about in known.items()}}
@@ -108,10 +115,17 @@ class Endpoints:
         listener = downstream.listener
         return listener.kind == "unix" if self._admin == "socket" else listener.is_local
 
-    def _refusal(self, name: str, known: Mapping[str, str]) -> str:
+    def _status(self, downstream: Downstream, only: str | None) -> dict[str, Any]:
+        return self._overview.status(downstream.listener, only, is_draining=self.is_draining)
+
+    def _refusal(self, name: str, known: Mapping[str, str], only: str | None) -> str:
         if self._admin == "off":
             return f"nothing is served below {PREFIX}; --admin=off turned it off"
         shown = ", ".join(PREFIX + each for each in known)
+        if name == "metrics" and only is not None:
+            return (
+                f"{PREFIX}{name} tells of all contexts and is not served at the origin of one; use localhost"
+            )
         if name in ADMIN:
             where = "unix sockets" if self._admin == "socket" else "loopback addresses and unix sockets"
             return f"{PREFIX}{name} is served on {where} only (--admin={self._admin}); here are {shown}"
@@ -135,13 +149,12 @@ class Endpoints:
     def _send_json(self, downstream: Downstream, document: object) -> None:
         self._send(downstream, 200, _JSON, json.dumps(document, indent=2).encode() + b"\n")
 
-    def _send_page(self, downstream: Downstream) -> None:
+    def _send_page(self, downstream: Downstream, known: Mapping[str, str], only: str | None) -> None:
         # Imported here: most instances are never looked at in a browser.
         from kproxy.statuspage import CONTENT_SECURITY_POLICY, render
 
-        endpoints = {PREFIX + each: about.replace("`", "") for each, about in ENDPOINTS.items()}
-        status = self._overview.status(downstream.listener, is_draining=self.is_draining)
-        page = render(status, self._overview.streams(), endpoints)
+        endpoints = {PREFIX + each: about.replace("`", "") for each, about in known.items()}
+        page = render(self._status(downstream, only), self._overview.streams(only), endpoints)
         fields = (
             ("Content-Security-Policy", CONTENT_SECURITY_POLICY),
             ("Referrer-Policy", "no-referrer"),
@@ -183,19 +196,24 @@ class Endpoints:
         body, media_type = await self._loop.run_in_executor(None, render)
         return 200, media_type, body, (("Vary", "Accept"),)
 
-    async def _check_readiness(self, query: str) -> _Answer:
+    async def _check_readiness(self, query: str, only: str | None) -> _Answer:
         asked = parse_qs(query, keep_blank_values=True)
         excluded = set(asked.get("exclude", ()))
-        upstreams = {each.name: each for each in self._upstreams.opened() if each.name not in excluded}
+        wanted = [served.name for served in self._upstreams.served if only in (None, served.name)]
+        upstreams = {
+            each.name: each
+            for each in self._upstreams.opened()
+            if each.name in wanted and each.name not in excluded
+        }
         verdicts = dict(
             zip(upstreams, await asyncio.gather(*map(self._readiness.check, upstreams.values())), strict=True)
         )
         is_ready = not self.is_draining and all(verdict.is_ready for verdict in verdicts.values())
         lines = ["[-]kproxy failed: it is shutting down" if self.is_draining else "[+]kproxy ok"]
-        for served in self._upstreams.served:
-            verdict = verdicts.get(served.name)
-            shown = f"context {json.dumps(served.name)}"
-            if served.name in excluded:
+        for name in wanted:
+            verdict = verdicts.get(name)
+            shown = f"context {json.dumps(name)}"
+            if name in excluded:
                 lines.append(f"[ ]{shown} excluded")
             elif verdict is None:
                 lines.append(f"[ ]{shown} not opened")

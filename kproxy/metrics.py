@@ -149,7 +149,7 @@ class Now:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Totals:
-    """Sums over all contexts since the start."""
+    """Sums since the start."""
 
     requests: int
     errors: int
@@ -238,16 +238,18 @@ class Metrics:
         """The tally of that context, which outlives its upstreams."""
         return self._tallies.setdefault(context, Tally())
 
-    def totals(self, contexts: Iterable[Now]) -> Totals:
-        """All that was counted so far, with what `contexts` do now."""
-        rows, running = self._by_labels.values(), tuple(contexts)
+    def totals(self, contexts: Iterable[Now], only: str | None = None) -> Totals:
+        """All that was counted so far, with what `contexts` do now; of one context with `only`."""
+        running = tuple(contexts)
+        rows = [row for labels, row in self._by_labels.items() if only in (None, labels[0])]
+        tallies = [tally for name, tally in self._tallies.items() if only in (None, name)]
         return Totals(
             requests=sum(row[COUNT] for row in rows),
-            errors=sum(self._errors.values()),
+            errors=sum(count for labels, count in self._errors.items() if only in (None, labels[0])),
             received_bytes=sum(row[BYTES_IN] for row in rows) + sum(each.received_bytes for each in running),
             sent_bytes=sum(row[BYTES_OUT] for row in rows) + sum(each.sent_bytes for each in running),
-            dials=sum(tally.dials for tally in self._tallies.values()),
-            renewals=sum(tally.renewals for tally in self._tallies.values()),
+            dials=sum(tally.dials for tally in tallies),
+            renewals=sum(tally.renewals for tally in tallies),
             reloads=sum(self.reloads.values()),
         )
 

@@ -50,12 +50,12 @@ class Overview:
         """All numbers."""
         return self._metrics.scrape(self._now().values(), log_lines_dropped=self._log_lines_dropped())
 
-    def status(self, listener: Listener, *, is_draining: bool) -> dict[str, Any]:
-        """All of `/-/status`, for who is connected to `listener`."""
-        now = self._now()
-        totals = self._metrics.totals(now.values())
+    def status(self, listener: Listener, only: str | None, *, is_draining: bool) -> dict[str, Any]:
+        """All of `/-/status`, for who is connected to `listener`; of one context with `only`."""
+        now = {name: each for name, each in self._now().items() if only in (None, name)}
+        totals = self._metrics.totals(now.values(), only)
         opened = {upstream.name: upstream for upstream in self._upstreams.opened()}
-        contexts = zip(self._upstreams.served, self.contexts(listener), strict=True)
+        contexts = zip(self._served(only), self.contexts(listener, only), strict=True)
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -85,7 +85,7 @@ class Overview:
             },
         }
 
-    def contexts(self, listener: Listener) -> list[dict[str, Any]]:
+    def contexts(self, listener: Listener, only: str | None) -> list[dict[str, Any]]:
         """All of `/-/contexts`; the URLs are those of `listener`, or of the first that has a port."""
         has_paths = self._upstreams.table.has_paths
         ports = [each for each in (listener, *self._listeners()) if each.kind == "tcp"]
@@ -98,13 +98,17 @@ class Overview:
                 "url": _url(served, ports[0]) if ports else None,
                 "path": served.path if has_paths else "/",
             }
-            for served in self._upstreams.served
+            for served in self._served(only)
         ]
 
-    def streams(self) -> list[dict[str, Any]]:
+    def streams(self, only: str | None) -> list[dict[str, Any]]:
         """The watches, followed logs and tunnels that run; no queries: they may hold commands."""
         running = sorted(
-            (request for request in self._relay.running if _is_stream(request)),
+            (
+                request
+                for request in self._relay.running
+                if _is_stream(request) and only in (None, request.upstream.name)
+            ),
             key=lambda request: request.downstream.exchange.started_at,
         )
         now = monotonic()
@@ -121,6 +125,9 @@ class Overview:
         ]
 
     # -- parts of it --
+
+    def _served(self, only: str | None) -> list[Served]:
+        return [served for served in self._upstreams.served if only in (None, served.name)]
 
     def _server(self, served: Served) -> str | None:
         source = self._upstreams.table.seats[served.name].source

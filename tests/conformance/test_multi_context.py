@@ -471,19 +471,6 @@ async def test_a_link_to_an_origin_opens(world: World) -> None:
     assert (await world.request("/api", host=origin_of("prod/eu"), headers=fields)).status == 200
 
 
-@pytest.mark.parametrize("endpoint", ["", "status", "contexts", "metrics", "readyz?verbose"])
-async def test_a_page_of_a_context_is_not_told_of_the_others(world: World, endpoint: str) -> None:
-    """Our own endpoints name them all: at an origin they are for programs, and for a typed address."""
-    host, target = origin_of("prod/eu"), f"/-/{endpoint}"
-    for mode, dest in (("cors", "empty"), ("navigate", "iframe"), ("navigate", "document")):
-        page = [("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Mode", mode), ("Sec-Fetch-Dest", dest)]
-        assert (await world.request(target, host=host, headers=page)).status == 403
-        assert (await world.request(target, host=f"localhost:{PORT}", headers=page)).status in (200, 503)
-    typed = [("Sec-Fetch-Site", "none"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
-    assert (await world.request(target, host=host, headers=typed)).status in (200, 503)
-    assert (await world.request(target, host=host)).status in (200, 503)
-
-
 async def test_accept_origins_opens_a_context_to_a_page(clusters: Landscape, servers: dict[str, Any]) -> None:
     """Named on purpose, one context's page may use another's origin."""
     args = ("--contexts=dev,prod/eu", rf"--accept-origins=^{DEV}$")

@@ -147,6 +147,7 @@ async def test_an_answer_is_ours_and_not_for_keeping(house: House, method: str) 
         assert response.value("Proxy-Status") == "kproxy"
         assert response.value("Cache-Control") == "no-store"
         assert response.value("X-Content-Type-Options") == "nosniff"
+        assert response.value("Cross-Origin-Resource-Policy") == "same-origin"
         assert int(response.value("Content-Length") or 0) > 0
         is_head = method == "HEAD"
         assert (response.framing, bool(response.text)) == (("none", False) if is_head else ("length", True))
@@ -675,7 +676,7 @@ async def cities(tmp_path: Path) -> AsyncIterator[Callable[..., Awaitable[Cities
             }
             urls = {
                 **{name: upstream.url for name, upstream in clusters.items()},
-                "down": "http://127.0.0.1:1",
+                "atlantis": "http://127.0.0.1:1",
             }
             content = {
                 "apiVersion": "v1",
@@ -708,10 +709,10 @@ async def test_looking_opens_no_context(cities: Found) -> None:
         assert (await house.get(f"/-/{name}", HTML)).status == 200
     verbose = (await house.get("/-/readyz?verbose")).text
     assert [line for line in verbose.splitlines() if "not opened" in line] == [
-        '[ ]context "lima" not opened', '[ ]context "-" not opened', '[ ]context "down" not opened',
+        '[ ]context "lima" not opened', '[ ]context "-" not opened', '[ ]context "atlantis" not opened',
     ]  # fmt: skip
     assert states(await house.status()) == {
-        "bern": "open", "lima": "not opened", "-": "not opened", "down": "not opened",
+        "bern": "open", "lima": "not opened", "-": "not opened", "atlantis": "not opened",
     }  # fmt: skip
     assert house.program.log_events("context.opened") == []
 
@@ -721,17 +722,17 @@ async def test_readiness_judges_what_is_open_and_names_the_dead(cities: Found) -
     town = await cities()
     house = town.house
     assert (await house.get("/clusters/lima/api")).status == 200
-    assert (await house.get("/clusters/down/api")).status == 502
+    assert (await house.get("/clusters/atlantis/api")).status == 502
     response = await house.get("/-/readyz")
     assert response.status == 503
     assert '[+]context "lima" ok' in response.text
-    assert re.search(r'^\[-\]context "down" failed: .*refused', response.text, re.MULTILINE)
-    assert (await house.get("/-/readyz?exclude=down")).status == 200
+    assert re.search(r'^\[-\]context "atlantis" failed: .*refused', response.text, re.MULTILINE)
+    assert (await house.get("/-/readyz?exclude=atlantis")).status == 200
     assert [each.target for each in town.clusters["lima"].requests] == ["/api", "/readyz"]
     found = states(await house.status())
-    assert (found["bern"], found["lima"], found["down"]) == ("open", "open", "failing")
-    assert await house.metric("kproxy_requests_total", context="down", code="502") == 1
-    assert await house.metric("kproxy_errors_total", context="down", kind="connection_refused") == 1
+    assert (found["bern"], found["lima"], found["atlantis"]) == ("open", "open", "failing")
+    assert await house.metric("kproxy_requests_total", context="atlantis", code="502") == 1
+    assert await house.metric("kproxy_errors_total", context="atlantis", kind="connection_refused") == 1
 
 
 async def test_probes_do_not_keep_a_context_open(cities: Found) -> None:
@@ -748,15 +749,36 @@ async def test_probes_do_not_keep_a_context_open(cities: Found) -> None:
 
 
 async def test_a_context_named_like_our_prefix_is_below_clusters(cities: Found) -> None:
-    """`/-/` is never a context; each origin has our endpoints, too."""
+    """`/-/` is never a context, and below `/clusters/` it is nothing special."""
     town = await cities()
     house = town.house
     assert (await house.get("/clusters/-/healthz")).status == 200
     assert [each.target for each in town.clusters["-"].requests] == ["/healthz"]
-    response = await house.get("/-/contexts", host=f"lima.localhost:{house.program.port}")
-    assert [each["name"] for each in response.json()["contexts"]] == ["bern", "lima", "-", "down"]
     assert (await house.get("/clusters/lima/-/healthz")).text == "ok"
     assert [each.target for each in town.clusters["lima"].requests] == ["/-/healthz"]
+
+
+async def test_the_origin_of_a_context_tells_of_no_other(cities: Found) -> None:
+    """An app behind one cluster's service proxy has that origin: it learns nothing of the other clusters."""
+    town = await cities()
+    house = town.house
+    for name in ("bern", "lima", "atlantis"):
+        assert (await house.get(f"/clusters/{name}/api/v1/pods?watch=1")).status in (200, 502)
+    host = f"lima.localhost:{house.program.port}"
+    told = ""
+    for target in ("/-/", "/-/status", "/-/contexts", "/-/metrics", "/-/readyz?verbose", "/-/healthz"):
+        for headers in (HTML, []):
+            response = await house.get(target, headers, host=host)
+            assert response.status == (404 if target == "/-/metrics" else 200)
+            told += response.text
+    assert "lima" in told
+    for other in ("bern", "atlantis", town.clusters["bern"].url):
+        assert other not in told
+    status = (await house.get("/-/status", host=host)).json()
+    assert [each["name"] for each in status["contexts"]] == ["lima"]
+    assert (status["totals"]["requests"], status["totals"]["errors"]) == (1, 0)
+    everywhere = [each["name"] for each in (await house.get("/-/contexts")).json()["contexts"]]
+    assert everywhere == ["bern", "lima", "-", "atlantis"]
 
 
 # -- weight --
