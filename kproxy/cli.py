@@ -12,7 +12,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,14 +20,15 @@ from kproxy.arguments import CommandLine
 from kproxy.commands import COMMANDS
 from kproxy.config import LISTEN, Config
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
+from kproxy.instance import InstanceError
 from kproxy.listening import ListenerConfig
 from kproxy.options import nearest
 from kproxy.settings import Settings, read
 
 if TYPE_CHECKING:
-    from kproxy.daemon import Launch
+    from kproxy.instance import Record
     from kproxy.logfile import LogFile
+    from kproxy.operations import Operations
     from kproxy.supervisor import Supervisor
 
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -121,9 +121,7 @@ def _version(line: CommandLine) -> int:
 
 
 def _serve(line: CommandLine) -> int:
-    settings, problems = _settings(line)
-    _insist(line, problems, settings.config)
-    return _run_server(settings)
+    return _run_server(_settle(line))
 
 
 def _run_server(
@@ -216,8 +214,11 @@ def _running(line: CommandLine) -> Record | None:
     """The instance that is meant; None when the settings say where to look."""
     if "name" not in line.flags and any(each.option.group == LISTEN for each in line.given):
         return None
-    name = _name(line)
-    with contextlib.suppress(FileNotFoundError), _instances(create=False) as folder:
+    # Imported here: as in _operations.
+    from kproxy.operations import name_of, open_instances
+
+    name = name_of(line)
+    with contextlib.suppress(FileNotFoundError), open_instances(create=False) as folder:
         record = folder.read(name)
         if record is not None and folder.is_locked(name):
             return record
@@ -270,238 +271,54 @@ def _complain(*lines: str) -> None:
 # -- instances --
 
 
-def _start(line: CommandLine) -> int:
-    # Imported here: as in _run_server.
-    from kproxy import daemon
+def _operations() -> Operations:
+    # Imported here: a proxy in the foreground needs none of it.
+    from kproxy.operations import Operations, Terminal
 
-    launch = _launch(line)
-    with _instances(create=True) as folder:
-        if "foreground" in line.flags:
-            code = daemon.serve_in_foreground(launch, folder, partial(_run_server, name=launch.name))
-            if isinstance(code, int):
-                return code
-            return _fail(f'instance "{code.name}" is already running (pid {code.pid})')
-        timeout_seconds = line.flags.get("timeout", daemon.START_SECONDS)
-        record, is_new = _start_daemon(launch, folder, timeout_seconds)
-        return _tell_started(record) if is_new else _tell_of_another(record, launch)
+    terminal = Terminal(announce=_announce, show=_show, complain=_complain, write=_write)
+    return Operations(terminal, _settle, _run_server)
 
 
-def _start_daemon(launch: Launch, folder: InstanceFolder, timeout_seconds: float) -> tuple[Record, bool]:
-    from kproxy.daemon import start
-
-    return start(launch, folder, partial(_run_server, name=launch.name), timeout_seconds=timeout_seconds)
-
-
-def _launch(line: CommandLine) -> Launch:
-    from kproxy.daemon import Launch
-    from kproxy.settings import as_flags
-
+def _settle(line: CommandLine) -> Settings:
     settings, problems = _settings(line)
     _insist(line, problems, settings.config)
-    arguments, withheld = as_flags(line.given, Path.cwd())
-    return Launch(name=_name(line), settings=settings, arguments=arguments, withheld=withheld)
+    return settings
 
 
-def _name(line: CommandLine) -> str:
-    return str(line.flags.get("name", DEFAULT_NAME))
+def _show(*lines: str) -> None:
+    print(*lines, sep="\n")
 
 
-def _instances(*, create: bool) -> InstanceFolder:
-    """The folder of instances. Raises InstanceError, or FileNotFoundError when there never was one."""
-    return InstanceFolder(state_folder(os.environ), create=create)
+def _write(data: bytes) -> None:
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
 
 
-def _tell_started(record: Record) -> int:
-    for address in record.addresses:
-        _announce(address)
-    options = "" if record.name == DEFAULT_NAME else f" --name={record.name}"
-    _complain(f"kproxy{options} runs in the background (pid {record.pid}); see `kproxy status{options}`")
-    return EXIT_FINE
-
-
-def _tell_of_another(record: Record, launch: Launch) -> int:
-    """It runs already: fine if it is what was asked for."""
-    which = f'instance "{record.name}" is already running (pid {record.pid})'
-    if record.withheld or launch.withheld:
-        flags = ", ".join(sorted({*record.withheld, *launch.withheld}))
-        return _fail(f"{which}; {flags} is not kept, so it may be another; use `kproxy restart` or --name")
-    if record.arguments != launch.arguments:
-        shown = " ".join(record.arguments) or "no flags"
-        return _fail(f"{which} with other settings ({shown}); use `kproxy restart` or another --name")
-    for address in record.addresses:
-        _announce(address)
-    _complain(which)
-    return EXIT_FINE
+def _start(line: CommandLine) -> int:
+    return _operations().start(line) or EXIT_FINE
 
 
 def _stop(line: CommandLine) -> int:
-    from kproxy import daemon
-
-    name = _name(line)
-    stopped = None
-    with contextlib.suppress(FileNotFoundError), _instances(create=False) as folder:
-        stopped = daemon.stop(name, folder, timeout_seconds=line.flags.get("timeout"))
-    if stopped is None:
-        _complain(f'instance "{name}" is not running')
-    else:
-        _complain(f'instance "{name}" is stopped (it was pid {stopped.pid})')
+    _operations().stop(line)
     return EXIT_FINE
 
 
 def _restart(line: CommandLine) -> int:
-    from kproxy import daemon
-    from kproxy.checking import rehearse
-
-    with _instances(create=True) as folder:
-        name = _name(line)
-        record = folder.read(name)
-        if record is not None and not record.is_detached and folder.is_locked(name):
-            raise InstanceError(
-                f'instance "{name}" runs in the foreground (pid {record.pid}); restart it where it was '
-                "started, as with `systemctl --user restart`"
-            )
-        if record is not None and not line.given:
-            line = _as_before(line, record)
-        launch = _launch(line)
-        # What runs is stopped only for something that can be started.
-        rehearse(launch.config)
-        daemon.stop(name, folder, timeout_seconds=line.flags.get("timeout"))
-        record, is_new = _start_daemon(launch, folder, daemon.START_SECONDS)
-        return _tell_started(record) if is_new else _tell_of_another(record, launch)
-
-
-def _as_before(line: CommandLine, record: Record) -> CommandLine:
-    """The command line with the settings that the instance was started with, in the folder it started in."""
-    if record.withheld:
-        raise ConfigError(
-            f'instance "{record.name}" was started with {", ".join(record.withheld)}, which is not kept; '
-            "give all its flags once more"
-        )
-    try:
-        os.chdir(record.folder)
-    except OSError as error:
-        raise InstanceError(
-            f"{record.folder}, where it was started, cannot be entered ({error.strerror}); "
-            "give its flags once more"
-        ) from None
-    before = arguments.parse([line.command.name, *record.arguments])
-    before.flags = line.flags
-    before.problems += line.problems
-    return before
+    _operations().restart(line)
+    return EXIT_FINE
 
 
 def _status(line: CommandLine) -> int:
-    from kproxy.inquiry import as_json, as_lines, look
-
-    standings, logs = [], {}
-    with contextlib.suppress(FileNotFoundError), _instances(create=False) as folder:
-        names = [_name(line)] if "name" in line.flags else folder.names()
-        standings = [look(name, folder) for name in names]
-        logs = {name: str(folder.log_files(name)[-1]) for name in names}
-    if "json" in line.flags:
-        print(json.dumps({"instances": [as_json(each) for each in standings]}, indent=2))
-    elif not standings:
-        print(f"no instance runs (looked in {state_folder(os.environ)})")
-    else:
-        for standing in standings:
-            print(*as_lines(standing, logs[standing.name]), sep="\n")
-    return EXIT_FINE if any(each.is_running for each in standings) else EXIT_NOT_RUNNING
+    return EXIT_FINE if _operations().status(line) else EXIT_NOT_RUNNING
 
 
 def _logs(line: CommandLine) -> int:
-    from kproxy.logtail import log_lines
-
-    count = line.flags.get("tail", 100)
-    is_followed = "follow" in line.flags
-    name = _name(line)
-    record = None
-    try:
-        with _instances(create=False) as folder:
-            files, record = folder.log_files(name), folder.read(name)
-        for piece in log_lines(files, None if count < 0 else count, follow=is_followed):
-            sys.stdout.buffer.write(piece)
-            if is_followed:
-                sys.stdout.buffer.flush()
-        sys.stdout.buffer.flush()
-    except FileNotFoundError:
-        if record is not None and not record.is_detached:
-            raise InstanceError(
-                f'instance "{name}" writes its log where it was started; see '
-                "`journalctl --user --unit=kproxy*` if that was systemd"
-            ) from None
-        raise InstanceError(f'instance "{name}" has no log in {state_folder(os.environ)}') from None
+    _operations().logs(line)
     return EXIT_FINE
 
 
 def _service(line: CommandLine) -> int:
-    from kproxy import service
-
-    (action,) = line.words
-    manager = _manager(line)
-    paths = service.unit_paths(_name(line), manager, os.environ)
-    if action == "uninstall":
-        return _uninstall(_name(line), manager, paths)
-    launch = _launch(line)
-    if launch.withheld:
-        raise ConfigError(
-            f"{', '.join(launch.withheld)}: a secret does not belong into a unit file; "
-            "put it into the kubeconfig"
-        )
-    wanted = service.describe(
-        launch.name, launch.config, launch.arguments, os.environ, with_socket="socket" in line.flags
-    )
-    files = service.unit_files(wanted, manager, os.environ)
-    if action == "print":
-        for file in files:
-            print(file.content if len(files) == 1 else f"# {file.path}\n{file.content}", end="")
-        return EXIT_FINE
-    service.install(files, paths)
-    print(*(f"wrote {file.path}" for file in files), sep="\n")
-    for variable in service.left_out(os.environ):
-        _complain(f"{variable} is not written there: it is a secret")
-    if manager == service.LAUNCHD:
-        print(f"start it with: launchctl bootstrap gui/{os.getuid()} {files[0].path}")
-        return EXIT_FINE
-    if (problem := service.tell_systemd("daemon-reload")) is not None:
-        _complain(f"systemd does not know of it yet ({problem}); run: systemctl --user daemon-reload")
-    # The socket, where there is one: it starts the service.
-    print(f"start it, now and with each session: systemctl --user enable --now {files[-1].path.name}")
-    return EXIT_FINE
-
-
-def _manager(line: CommandLine) -> str:
-    from kproxy.service import LAUNCHD, SYSTEMD
-
-    asked = [each for each in (SYSTEMD, LAUNCHD) if each in line.flags]
-    if len(asked) > 1:
-        raise _UsageError(line, ["--systemd and --launchd: only one of them"])
-    manager = asked[0] if asked else LAUNCHD if sys.platform == "darwin" else SYSTEMD
-    if manager == LAUNCHD and "socket" in line.flags:
-        raise _UsageError(line, ["--socket is for systemd only"])
-    return manager
-
-
-def _uninstall(name: str, manager: str, paths: Sequence[Path]) -> int:
-    from kproxy import service
-
-    present = [path for path in paths if os.path.lexists(path)]
-    if not present:
-        print(f"nothing is installed: there is no {paths[0]}")
-        return EXIT_FINE
-    service.check_replaceable(present)
-    problem = None
-    if manager == service.SYSTEMD:
-        # Before the files go: systemd forgets what it cannot read.
-        problem = service.tell_systemd("disable", "--now", *(path.name for path in present))
-    service.uninstall(present)
-    print(*(f"removed {path}" for path in present), sep="\n")
-    if manager == service.LAUNCHD:
-        print(f"end it, if it runs: launchctl bootout gui/{os.getuid()}/{present[0].stem}")
-    elif problem is None:
-        problem = service.tell_systemd("daemon-reload")
-    if problem is not None:
-        names = " ".join(path.name for path in present)
-        _complain(f"systemd was not told ({problem}); if it runs: systemctl --user stop {names}")
+    _operations().service(line)
     return EXIT_FINE
 
 

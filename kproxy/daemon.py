@@ -36,8 +36,7 @@ from kproxy.instance import (
 )
 from kproxy.logfile import LogFile
 from kproxy.settings import Settings
-from kproxy.supervisor import Serving, Supervisor
-from kproxy.systemd import SUPERVISOR_VARIABLES
+from kproxy.supervisor import SUPERVISOR_VARIABLES, Serving, Supervisor
 
 START_SECONDS = 60.0
 """How long a start may take: nothing is fetched before it serves, but a network home may be slow."""

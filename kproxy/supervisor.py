@@ -6,6 +6,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
+SUPERVISOR_VARIABLES = (
+    "NOTIFY_SOCKET",
+    "WATCHDOG_USEC",
+    "WATCHDOG_PID",
+    "LISTEN_FDS",
+    "LISTEN_PID",
+    "LISTEN_PIDFDID",
+    "LISTEN_FDNAMES",
+)
+"""What systemd tells a service, and that service alone: exec plugins are started without them."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ServedContext:

@@ -16,23 +16,12 @@ from dataclasses import dataclass
 import structlog
 
 from kproxy.errors import ConfigError
-from kproxy.supervisor import Serving
+from kproxy.supervisor import SUPERVISOR_VARIABLES, Serving
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""
 SEND_SECONDS = 0.5
 """How long the event loop waits, at most, for a manager that does not take a message."""
-SUPERVISOR_VARIABLES = (
-    "NOTIFY_SOCKET",
-    "WATCHDOG_USEC",
-    "WATCHDOG_PID",
-    "LISTEN_FDS",
-    "LISTEN_PID",
-    "LISTEN_PIDFDID",
-    "LISTEN_FDNAMES",
-)
-"""They are for one process and not for its children: exec plugins are started without them."""
-
 _log = structlog.get_logger()
 
 

@@ -21,6 +21,7 @@ WHAT = Serving(
     urls=("http://127.0.0.1:8001", "http://[::1]:8001"),
     context="dev\nREADY=0",
     server="https://example.org",
+    contexts=(),
 )
 
 
