@@ -14,7 +14,6 @@ from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
 from kproxy.kubecontext import warnings_for
 from kproxy.kuberc import PluginPolicy, load_plugin_policy, policy_path
 from kproxy.policy import Policy
-from kproxy.servertls import certificate_problems
 from kproxy.settings import Settings
 from kproxy.snapshot import Snapshot, take_snapshot
 
@@ -65,7 +64,11 @@ def prepare(config: Config) -> Plan:
         policy = compile_policy(config)
     except ConfigError as error:
         problems += error.problems
-    problems += certificate_problems(config.listener_configs())
+    if any(each.has_tls for each in config.listener_configs()):
+        # Imported here: most starts serve plain http.
+        from kproxy.servertls import certificate_problems
+
+        problems += certificate_problems(config.listener_configs())
     try:
         clusters = read_clusters(config)
     except ConfigError as error:

@@ -18,11 +18,13 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from kproxy import __version__
 from kproxy.app import App, Prefixes
+from kproxy.binding import bind
 from kproxy.clientconfig import path_of
 from kproxy.config import Config
 from kproxy.contexts import Contexts, Served
@@ -33,7 +35,7 @@ from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kubeconfig import KubeConfig, ResolvedContext
 from kproxy.kubecontext import server_address, warnings_for
 from kproxy.kuberc import PluginPolicy
-from kproxy.listener import Listener, bind
+from kproxy.listener import Listener
 from kproxy.log import AccessLog, Output, configure
 from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
@@ -44,8 +46,6 @@ from kproxy.readiness import Readiness
 from kproxy.relay import Relay
 from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Governed, Reloading, facts_of_all
-from kproxy.selfsigned import SelfSigned, folder_of
-from kproxy.servertls import Certificates
 from kproxy.settings import Settings
 from kproxy.supervisor import NOBODY, ServedContext, Serving, Supervisor
 from kproxy.upstream.dial import Dialer
@@ -54,6 +54,9 @@ from kproxy.upstream.proxies import proxy_for
 from kproxy.upstream.sockets import Keepalive
 from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
+
+if TYPE_CHECKING:
+    from kproxy.servertls import Certificates
 
 _log = structlog.get_logger()
 
@@ -140,9 +143,10 @@ async def _serve(
         owned.push_async_callback(endpoints.close)
         app = open_app(config, plan.policy, upstreams, relay, endpoints, loop)
         owned.callback(access_log.close)
-        certificates = Certificates(SelfSigned(folder_of(os.environ)), is_watching=config.reload)
+        certificates = open_certificates(config)
         listeners += open_listeners(config, certificates, app, metrics, owned)
-        await owned.enter_async_context(certificates)
+        if certificates is not None:
+            await owned.enter_async_context(certificates)
         governed = Governed(
             app=app, upstreams=upstreams, output=output, opener=opener, counts=metrics.reloads
         )
@@ -295,9 +299,20 @@ def open_app(
     )
 
 
+def open_certificates(config: Config) -> Certificates | None:
+    """What TLS listeners show; None where there are none."""
+    if not any(each.has_tls for each in config.listener_configs()):
+        return None
+    # Imported here: as in plan.py.
+    from kproxy.selfsigned import SelfSigned, folder_of
+    from kproxy.servertls import Certificates
+
+    return Certificates(SelfSigned(folder_of(os.environ)), is_watching=config.reload)
+
+
 def open_listeners(
     config: Config,
-    certificates: Certificates,
+    certificates: Certificates | None,
     app: App,
     metrics: Metrics,
     owned: contextlib.AsyncExitStack,
@@ -307,7 +322,7 @@ def open_listeners(
     for each in config.listener_configs():
         for bound in bind(each, is_exposed_allowed=config.unsafe_listen):
             owned.callback(bound.socket.close)
-            tls = certificates.open(each, bound.names) if bound.names else None
+            tls = certificates.open(each, bound.names) if certificates and bound.names else None
             listener = Listener(bound.socket, app.dispatch, metrics.note, file=bound.file, tls=tls)
             owned.callback(listener.stop_accepting)
             opened.append(listener)

@@ -17,11 +17,12 @@ from typing import Any
 import pytest
 
 import kproxy
+from kproxy.binding import bind_tcp
 from kproxy.config import Config
 from kproxy.contexts import only
 from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
 from kproxy.kuberc import ALLOW_ALL
-from kproxy.listener import Listener, bind_tcp
+from kproxy.listener import Listener
 from kproxy.log import AccessLog, configure
 from kproxy.metrics import Metrics
 from kproxy.policy import Policy

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
+from kproxy.binding import Bound, ListenError, SocketFile, adopt, bind, bind_tcp, bind_unix
 from kproxy.errors import ConfigError
-from kproxy.listener import Bound, Listener, ListenError, SocketFile, adopt, bind, bind_tcp, bind_unix
+from kproxy.listener import Listener
 from kproxy.listening import ListenerConfig
 from tests.conformance.conftest import Pki
 from tests.support.answers import Step, answer, chunk, head, script
@@ -184,13 +185,26 @@ def test_both_loopbacks_or_neither() -> None:
 
 @needs_ipv6
 def test_all_addresses_are_those_of_ipv4_too() -> None:
-    """`::`, whatever the system's setting; and a client's IPv4 address is told as what it is."""
+    """`::`, whatever the system's setting."""
     with ExitStack() as owned:
         (bound,) = bind(ListenerConfig(address="::", port=0), is_exposed_allowed=True)
         owned.enter_context(bound.socket)
         port = bound.socket.getsockname()[1]
         owned.enter_context(socket.create_connection(("127.0.0.1", port)))
         owned.enter_context(socket.create_connection(("::1", port)))
+
+
+@needs_ipv6
+async def test_an_ipv4_client_of_an_ipv6_listener_has_its_own_address(
+    config: Path, upstream: ByteUpstream
+) -> None:
+    """Not ::ffff:127.0.0.1, as the kernel has it; Go tells it likewise."""
+    async with (
+        Program("--listen=[::]:0", "--unsafe-listen", kubeconfig=config) as program,
+        await RawClient.connect(("127.0.0.1", program.port)) as client,
+    ):
+        assert (await client.request("GET", "/api")).status == 200
+    assert upstream.requests[0].values("X-Forwarded-For") == ["127.0.0.1"]
 
 
 # -- other machines --

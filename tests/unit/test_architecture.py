@@ -37,7 +37,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     # The process.
     ("supervisor", "logfile", "instance"),
     ("systemd", "logtail"),
-    ("portholder", "listener", "reload"),
+    ("portholder", "binding", "listener", "reload"),
     ("keypair", "selfsigned", "servertls"),
     ("plan", "change", "reloading"),
     ("server",),

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from kproxy.app import App, Prefixes
+from kproxy.binding import bind_tcp
 from kproxy.config import Config
 from kproxy.contexts import only
 from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
 from kproxy.kuberc import PluginPolicy
-from kproxy.listener import Listener, bind_tcp
+from kproxy.listener import Listener
 from kproxy.metrics import Metrics
 from kproxy.policy import Policy
 from kproxy.relay import Relay
