@@ -48,6 +48,8 @@ class Route:
     refusal: KproxyError | None
     target: str = ""
     info: RequestInfo | None = None
+    prefix: bytes = b""
+    """What the path had before it, which redirects of the API server need again."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -152,7 +154,7 @@ class App:
         upstream = seat.upstream or self._upstreams.open(seat)
         base_path = upstream.base_path
         target = map_target(route.target, base_path) if base_path else route.target
-        self._relay.begin(downstream, upstream, target, extra_fields)
+        self._relay.begin(downstream, upstream, target, extra_fields, route.prefix)
 
     def _remember(self, key: tuple[Site, str, str, bool], route: Route) -> None:
         if len(key[2]) > _MAX_REMEMBERED_TARGET:
@@ -263,9 +265,9 @@ class App:
                 return None
         if self._answer_page(downstream, head, prefix, target):
             return None
-        return self._decide(head, seat, target)
+        return self._decide(head, seat, prefix, target)
 
-    def _decide(self, head: RequestHead, seat: Seat, target: str) -> Route:
+    def _decide(self, head: RequestHead, seat: Seat, prefix: str, target: str) -> Route:
         """Judge what is behind the prefix of the context: it leads to no API server but that one's."""
         if head.method in ("CONNECT", "TRACE"):
             return Route(seat, BadRequest(f"{head.method} is not relayed", 405))
@@ -275,7 +277,10 @@ class App:
             return Route(seat, NotServed(f"nothing is served at {_shown(head.target)}; the API is at {api}"))
         path = stripped.partition("?")[0]
         info = parse(head.method, stripped, is_upgrade=head.is_upgrade)
-        return Route(seat, self._policy.check_request(head.method, path), stripped, info)
+        # An --api-prefix stands in nobody's redirects, as in kubectl, but for those below /clusters/.
+        mount = prefix + target[: len(target) - len(stripped)] if prefix else ""
+        refusal = self._policy.check_request(head.method, path)
+        return Route(seat, refusal, stripped, info, mount.encode("latin-1"))
 
     def _strip(self, target: str) -> str | None:
         """The target as the API server knows it, None when it is outside the API prefix."""

@@ -10,6 +10,7 @@ import re
 import sys
 from base64 import b64encode
 from collections.abc import Iterable, Mapping
+from copy import copy
 from functools import lru_cache
 from time import time
 from urllib.parse import quote_from_bytes
@@ -219,6 +220,21 @@ def response_block(
     lines += [field[2] for field in head.fields if field[0] not in dropped]
     lines.append(tail)
     return b"\r\n".join(lines) + b"\r\n"
+
+
+def moved(head: ResponseHead, prefix: bytes) -> ResponseHead:
+    """An answer whose Location, if it is a path, leads below `prefix`, where clients find the API server."""
+    fields = [
+        (field[0], prefix + field[1], field[2].partition(b":")[0] + b": " + prefix + field[1])
+        if field[0] == b"location" and field[1].startswith(b"/") and not field[1].startswith(b"//")
+        else field
+        for field in head.fields
+    ]
+    changed = copy(head)
+    changed.fields = fields
+    changed.names = {field[0]: field[1] for field in fields}
+    changed.raw = b"\r\n".join([head.raw.partition(b"\r\n")[0], *[field[2] for field in fields]])
+    return changed
 
 
 def upgrade_block(head: ResponseHead) -> bytes:

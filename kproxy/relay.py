@@ -26,7 +26,7 @@ from kproxy.errors import (
     UpstreamUnreachable,
 )
 from kproxy.framing import Body, body_of
-from kproxy.headers import may_ask_for_gzip, request_block, upgrade_block
+from kproxy.headers import may_ask_for_gzip, moved, request_block, upgrade_block
 from kproxy.tunnel import Tunnel
 from kproxy.upstream.carrier import Carrier, Outgoing
 from kproxy.upstream.upstream import Upstream
@@ -59,13 +59,21 @@ class Relay:
         """Set at the end of each request while draining."""
 
     def begin(
-        self, downstream: Downstream, upstream: Upstream, target: str, extra_fields: bytes = b""
+        self,
+        downstream: Downstream,
+        upstream: Upstream,
+        target: str,
+        extra_fields: bytes = b"",
+        prefix: bytes = b"",
     ) -> None:
-        """Relay the request at hand to `target` of `upstream`; `extra_fields` are added to its answer."""
+        """Relay the request at hand to `target` of `upstream`; `extra_fields` are added to its answer.
+
+        `prefix` is what was taken off the target: redirects of the API server lead below it.
+        """
         if self.is_draining:
             downstream.refuse(Draining("kproxy is shutting down"), (("Retry-After", "1"),))
             return
-        request = RelayedRequest(self, downstream, upstream, target, extra_fields)
+        request = RelayedRequest(self, downstream, upstream, target, extra_fields, prefix)
         downstream.hand_to(request)
         self.running.add(request)
         upstream.enter(request)
@@ -93,11 +101,14 @@ class Relay:
 class _Forwarded(Outgoing):
     """A request head to send, and all that it was made of."""
 
-    __slots__ = ("credential_block", "head", "upstream")
+    __slots__ = ("credential_block", "head", "target", "upstream")
 
-    def __init__(self, head: RequestHead, upstream: Upstream, credential_block: bytes, block: bytes) -> None:
+    def __init__(
+        self, head: RequestHead, target: str, upstream: Upstream, credential_block: bytes, block: bytes
+    ) -> None:
         super().__init__(block, is_chunked=head.is_chunked)
         self.head = head
+        self.target = target
         self.upstream = upstream
         self.credential_block = credential_block
 
@@ -115,6 +126,7 @@ class RelayedRequest:
         "_extra_fields",
         "_held",
         "_pending",
+        "_prefix",
         "_relay",
         "_renews_once",
         "_replay",
@@ -130,7 +142,13 @@ class RelayedRequest:
     )
 
     def __init__(
-        self, relay: Relay, downstream: Downstream, upstream: Upstream, target: str, extra_fields: bytes
+        self,
+        relay: Relay,
+        downstream: Downstream,
+        upstream: Upstream,
+        target: str,
+        extra_fields: bytes,
+        prefix: bytes,
     ) -> None:
         self.downstream = downstream
         self.method = downstream.head.method
@@ -138,6 +156,7 @@ class RelayedRequest:
         self.upstream = upstream
         self._target = target
         self._extra_fields = extra_fields
+        self._prefix = prefix
         self._carrier: Carrier | None = None
         self._credential: Credential | None = None
         self._task: asyncio.Task[None] | None = None
@@ -226,6 +245,7 @@ class RelayedRequest:
             isinstance(made, _Forwarded)
             and made.head is head
             and made.upstream is self.upstream
+            and made.target == self._target
             and made.credential_block is credential_block
         ):
             return made
@@ -239,7 +259,7 @@ class RelayedRequest:
             client_address=self.downstream.client_address,
             asks_for_gzip=self._asked_for_gzip,
         )
-        made = _Forwarded(head, upstream, credential_block, block)
+        made = _Forwarded(head, self._target, upstream, credential_block, block)
         self.downstream.forwarded = made
         return made
 
@@ -362,6 +382,8 @@ class RelayedRequest:
             return None
         exchange.status = head.status
         self._replay = None
+        if self._prefix and b"location" in head.names:
+            head = moved(head, self._prefix)
         self._answer = Answer(
             downstream,
             head,

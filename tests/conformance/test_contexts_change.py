@@ -460,3 +460,18 @@ def test_check_tells_of_every_context(tmp_path: Path) -> None:
     assert '# context "broken" at broken.localhost: cannot be used' in program.stdout
     assert "# warning:" in program.stdout
     assert "certificate-authority-data" in program.stdout
+
+
+async def test_a_request_means_what_it_means_now(config: Kubeconfig, a: ApiServer) -> None:
+    """The same bytes on the same connection, before and after /clusters/ came to mean contexts."""
+    settings = config.path.with_name("kproxy.yaml")
+    settings.write_text("port: 0\n")
+    async with Program(f"--config={settings}", kubeconfig=config.path) as program:
+        client = await RawClient.connect(program.address)
+        for text in ("all_contexts: true", "all_contexts: false"):
+            assert (await client.request("GET", "/clusters/a/api")).json()["server"] == "a"
+            replace_file(settings, f"port: 0\n{text}\n".encode())
+            await hung_up(program, "config.reloaded")
+        assert (await client.request("GET", "/clusters/a/api")).json()["server"] == "a"
+        client.reset()
+        assert [each.target for each in a.requests] == ["/clusters/a/api", "/api", "/clusters/a/api"]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.conformance.conftest import free_port
-from tests.support.answers import json_answer
+from tests.support.answers import head, json_answer
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, until
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import echo
@@ -21,7 +21,7 @@ from tests.support.http2_server import Http2Server
 from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.secrets import plant
-from tests.support.upstream import Connection, Request
+from tests.support.upstream import Connection, Request, Responder
 
 NAMES = ("dev", "prod/eu", "stage")
 SLUGS = {"dev": "dev", "prod/eu": "prod-eu", "stage": "stage"}
@@ -622,3 +622,46 @@ async def seen_answer(connection: Connection, request: Request) -> None:
         "cn": connection.client_certificate_cn,
     }
     await json_answer(seen)(connection, request)
+
+
+# -- redirects --
+
+
+def redirect_to(location: str) -> Responder:
+    async def respond(connection: Connection, request: Request) -> None:
+        fields = [("X-Before", "1"), ("LOCATION", location), ("Content-Length", "2")]
+        await connection.send(head(302, fields) + b"no")
+
+    return respond
+
+
+@pytest.mark.parametrize(
+    ("location", "below"),
+    [
+        ("/api/v1/namespaces/n/services/s/proxy/?x=1", True),
+        ("/", True),
+        ("proxy/", False),
+        ("?x", False),
+        ("", False),
+        ("//other.example/api", False),
+        ("https://other.example/api", False),
+    ],
+)
+async def test_a_redirect_stays_with_its_context(world: World, location: str, below: bool) -> None:
+    """A path that the API server leads to is below the prefix for the client; all else is as it came."""
+    world.servers["prod/eu"].responder = redirect_to(location)
+    for host, prefix in (("localhost", path_of("prod/eu")), (origin_of("prod/eu"), "")):
+        response = await world.request(f"{prefix}/api/v1/namespaces/n/services/s/proxy", host=host)
+        assert (response.status, response.text) == (302, "no")
+        assert response.values("Location") == [prefix + location if below else location]
+        names = [name for name, _ in response.headers]
+        assert names[:3] == ["X-Before", "LOCATION", "Content-Length"]
+
+
+async def test_a_redirect_has_the_api_prefix_again(clusters: Landscape, servers: dict[str, Any]) -> None:
+    """What was taken off on the way in is put back, so that following it leads to the same place."""
+    servers["stage"].responder = redirect_to("/version/")
+    args = ("--all-contexts", "--api-prefix=/k8s/")
+    async with Program(*args, kubeconfig=clusters.kubeconfig.path) as program:
+        response = await World(program, servers).request("/clusters/stage/k8s/version")
+        assert response.value("Location") == "/clusters/stage/k8s/version/"
