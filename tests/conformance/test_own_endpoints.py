@@ -21,7 +21,7 @@ from kproxy.endpoints import ADMIN, ENDPOINTS, PROBES
 from kproxy.metrics import METRICS
 from kproxy.readiness import PATIENCE_SECONDS
 from tests.conformance.conftest import Pki
-from tests.support import secrets
+from tests.support import http2_answers, http2_server, secrets
 from tests.support.answers import (
     Step,
     answer,
@@ -507,6 +507,32 @@ async def test_status_tells_what_runs(house: House) -> None:
     await house.until(is_over, "nothing running")
     assert await house.metric("kproxy_received_bytes_total", context="test") == 4
     assert await house.metric("kproxy_errors_total", kind="connection_terminated") == 2
+
+
+async def test_streams_that_share_a_connection_are_counted_apart(tmp_path: Path, pki: Pki) -> None:
+    """Over HTTP/2: two watches, a probe and a request that has ended are one connection and one dial."""
+
+    async def respond(stream: http2_server.Stream) -> None:
+        events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        events.put_nowait(b"{}")
+        is_watch = stream.target.startswith(PODS)
+        await (http2_answers.watch(events) if is_watch else http2_answers.answer(b"ok"))(stream)
+
+    tls = pki.ca.server_context(alpn=["h2"])
+    async with AsyncExitStack() as owned:
+        server = await owned.enter_async_context(http2_server.Http2Server(respond, tls=tls))
+        config = kubeconfig(tmp_path, server, ca_pem=pki.ca.pem)
+        house = House(await owned.enter_async_context(Program(kubeconfig=config)), server, owned)
+        assert (await house.get("/-/readyz")).status == 200
+        for _ in range(2):
+            watch = await house.connect()
+            await watch.send(request_bytes("GET", f"{PODS}?watch=true"))
+            await watch.read_until(await watch.read_head(), b"{}")
+        found = await house.status()
+        [context] = found["contexts"]
+        assert [context[key] for key in ("watches", "connections", "idle_connections")] == [2, 1, 0]
+        assert found["totals"]["dials"] == 1
+        assert len(server.h2_connections) == 1
 
 
 async def test_contexts_agree_with_status(house: House) -> None:
