@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import socket
 import stat
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -17,6 +19,8 @@ from kproxy.listening import ListenerConfig, exposure, is_loopback, joined
 BACKLOG = 1024
 _KEEPALIVE_IDLE_SECONDS, _KEEPALIVE_INTERVAL_SECONDS, _KEEPALIVE_PROBES = 30, 15, 3
 _PORT_TRIES = 16
+_ALONE_SECONDS = 1.0
+"""So long is waited for others who bind a socket in the same folder; any program may lock a folder."""
 
 _UNIX_MODE = 0o700
 """kubectl's: it binds under the umask 0077."""
@@ -186,15 +190,16 @@ def bind_unix(path: str, *, mode: int | None = None, owner: str | None = None) -
     user, group = _ids_of(owner) if owner else (-1, -1)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        _remove_stale(path)
-        mask = os.umask(0o777 & ~_UNIX_MODE)
-        try:
-            bound.bind(path)
-        finally:
-            os.umask(mask)
-        file = SocketFile.of(path)
-        try:
+        with _alone_in(os.path.dirname(os.path.abspath(path))):
+            _remove_stale(path)
+            mask = os.umask(0o777 & ~_UNIX_MODE)
+            try:
+                bound.bind(path)
+            finally:
+                os.umask(mask)
+            file = SocketFile.of(path)
             bound.listen(BACKLOG)
+        try:
             # The owner first: a wide mode must not let in the group that it had before.
             if owner:
                 _change(path, owner, lambda: os.chown(path, user, group, follow_symlinks=False))
@@ -211,6 +216,31 @@ def bind_unix(path: str, *, mode: int | None = None, owner: str | None = None) -
         raise
     bound.setblocking(False)
     return Bound(socket=bound, file=file)
+
+
+@contextlib.contextmanager
+def _alone_in(folder: str) -> Iterator[None]:
+    """One of us at a time: a socket that is bound and does not listen yet looks like a stale one."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        # There is no such folder, which bind tells better, or one that must not be read.
+        yield
+        return
+    try:
+        deadline = time.monotonic() + _ALONE_SECONDS
+        while time.monotonic() < deadline:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.005)
+                continue
+            except OSError:
+                pass  # a file system without locks
+            break
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _change(path: str, owner: str, change: Callable[[], None]) -> None:

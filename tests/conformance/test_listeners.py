@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
@@ -296,6 +297,32 @@ def test_an_unknown_owner_is_refused(folder: Path, owner: str) -> None:
     with pytest.raises(ConfigError, match="this machine has no"):
         bind_unix(str(folder / "s"), owner=owner)
     assert os.listdir(folder) == []
+
+
+async def test_of_many_starts_at_once_one_serves(config: Path, folder: Path) -> None:
+    """The others say that the socket is in use; none takes it from under another."""
+    programs = [Program(f"-u={folder / 's'}", kubeconfig=config) for _ in range(5)]
+    outcomes = await asyncio.gather(
+        *(asyncio.to_thread(program.start) for program in programs), return_exceptions=True
+    )
+    try:
+        assert outcomes.count(None) == 1
+        assert all("is in use by a running program" in str(each) for each in outcomes if each is not None)
+        async with await RawClient.connect(str(folder / "s")) as client:
+            assert (await client.request("GET", "/api")).status == 200
+    finally:
+        for program in programs:
+            await asyncio.to_thread(program.kill)
+
+
+def test_a_locked_folder_is_not_waited_for_long(folder: Path) -> None:
+    """Whatever another program wants with it."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        bind_unix(str(folder / "s")).socket.close()
+    finally:
+        os.close(descriptor)
 
 
 async def test_only_our_own_file_is_removed(config: Path, folder: Path) -> None:

@@ -510,6 +510,18 @@ async def test_two_starts_at_once_share_it(tmp_path: Path, config: Path) -> None
             await asyncio.to_thread(program.kill)
 
 
+async def test_another_program_may_renew_it(tmp_path: Path, config: Path) -> None:
+    """One that listens elsewhere needs another name in it: all who share it go over to it."""
+    state = {"XDG_STATE_HOME": str(tmp_path / "state")}
+    async with Program("--tls-self-signed", kubeconfig=config, env=state) as program:
+        await program.output("server.started")
+        own = SelfSigned(tmp_path / "state" / "kproxy" / "tls")
+        assert await asyncio.to_thread(own.ensure, ["kproxy.example"])
+        await program.output("certificate.reloaded")
+        async with await RawClient.connect(program.address, trusting(own.paths[0])) as client:
+            assert (await client.request("GET", "/api")).status == 200
+
+
 async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, config: Path) -> None:
     """One line, with what to do instead; nothing serves without the TLS that was asked for."""
     (tmp_path / "file").write_text("")
