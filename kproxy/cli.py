@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from kproxy import __version__, arguments
 from kproxy.arguments import CommandLine
-from kproxy.commands import COMMANDS
+from kproxy.commands import COMMANDS, NAMES_COMMAND
 from kproxy.config import LISTEN, Config
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.instance import InstanceError
@@ -50,8 +50,9 @@ class _UsageError(ConfigError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
     try:
-        return _run(arguments.parse(sys.argv[1:] if argv is None else argv))
+        return _names(words[1:]) if words[:1] == [NAMES_COMMAND] else _run(arguments.parse(words))
     except _UsageError as error:
         code = _refuse(error.problems)
         _complain(f"See '{error.title} --help'.")
@@ -108,6 +109,26 @@ def _help(line: CommandLine) -> int:
         near = nearest(name, COMMANDS)
         return _refuse([f'unknown command "{name}"' + (f", did you mean {near}?" if near else "")])
     print(help_text(COMMANDS[name]))
+    return EXIT_FINE
+
+
+def _completion(line: CommandLine) -> int:
+    # Imported here: as in _help.
+    from kproxy.completion import script
+
+    print(script(line.words[0]), end="")
+    return EXIT_FINE
+
+
+def _names(words: Sequence[str]) -> int:
+    """What completion scripts ask for: no help has it. Nobody wants to hear of problems while typing."""
+    from kproxy.completion import NAME_KINDS, names
+
+    if not words or words[0] not in NAME_KINDS:
+        return EXIT_USAGE
+    with contextlib.suppress(KproxyError, OSError):
+        for name in names(words[0], words[1:], os.environ):
+            print(name)
     return EXIT_FINE
 
 
@@ -335,6 +356,7 @@ _HANDLERS: Mapping[str, Callable[[CommandLine], int]] = {
     "service": _service,
     "kubeconfig": _kubeconfig,
     "check": _check,
+    "completion": _completion,
     "version": _version,
     "help": _help,
 }

@@ -83,6 +83,9 @@ class InstanceName(Kind):
         return text
 
 
+NAMES_COMMAND = "__names"
+"""What completion scripts run, and no help tells of."""
+
 JSON = Flag(name="json", meaning="Answer as JSON.")
 NAME = Flag(name="name", meaning='Which instance; "default" unless given.', kind=InstanceName("NAME"))
 _PERIOD = Duration(0.0, "a duration of zero or more, such as 30s or 1m30s")
@@ -237,6 +240,16 @@ _TABLE = (
         meaning="Say what is wrong with the settings and the kubeconfig, and what is in force.",
         flags=(JSON,),
         takes_settings=True,
+    ),
+    Command(
+        name="completion",
+        group=LOOK,
+        meaning="Print the script that makes a shell complete kproxy's commands, flags and contexts.",
+        words=Words(shown="bash|zsh|fish", least=1, most=1, choices=("bash", "zsh", "fish")),
+        examples=(
+            ("source <(kproxy completion bash)", "for ~/.bashrc; zsh for ~/.zshrc"),
+            ("kproxy completion fish | source", "for ~/.config/fish/config.fish"),
+        ),
     ),
     Command(name="version", group=LOOK, meaning="Show the version.", flags=(JSON,)),
     Command(

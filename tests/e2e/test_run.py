@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import pty
 import select
 import shlex
 import shutil
@@ -24,6 +23,7 @@ import yaml
 from tests.e2e.clusters import Cluster
 from tests.support import proc, secrets
 from tests.support.program import ROOT, Process, kubeconfig
+from tests.support.terminal import Terminal
 
 KPROXY = (sys.executable, "-m", "kproxy")
 NOWHERE = ("-s", "http://127.0.0.1:1")
@@ -388,35 +388,6 @@ def test_in_the_background_of_a_pipeline(demo: Cluster, runtime: Path) -> None:
     assert (done.stdout, done.stderr) == ("namespace/shop\nover\n", "")
 
 
-class Terminal:
-    """A program in the foreground of a terminal of its own."""
-
-    def __init__(self, command: Sequence[str], runtime: Path) -> None:
-        self.keyboard, screen = pty.openpty()
-        self.process = subprocess.Popen(
-            command, cwd=ROOT, stdin=screen, stdout=screen, stderr=screen, start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
-            env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)},
-        )  # fmt: skip
-        os.close(screen)
-        self.shown = b""
-
-    def until(self, text: bytes) -> None:
-        """Read until the screen shows it; AssertionError when it does not."""
-        while text not in self.shown:
-            assert select.select([self.keyboard], [], [], SECONDS)[0], self.shown
-            try:
-                self.shown += os.read(self.keyboard, 1000)
-            except OSError:
-                raise AssertionError(self.shown) from None
-
-    def close(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        os.close(self.keyboard)
-
-
 COUNTING = (
     "import os, signal, sys\n"
     "count = 0\n"
@@ -431,9 +402,13 @@ COUNTING = (
 )
 
 
+def in_terminal(command: Sequence[str], runtime: Path) -> Terminal:
+    return Terminal(command, env={**os.environ, "XDG_RUNTIME_DIR": str(runtime)})
+
+
 def test_ctrl_c_reaches_the_command_once(runtime: Path) -> None:
     """The terminal tells it itself; `kill -INT` by somebody is passed on, in the foreground too."""
-    terminal = Terminal([*KPROXY, "run", *NOWHERE, "--", sys.executable, "-c", COUNTING], runtime)
+    terminal = in_terminal([*KPROXY, "run", *NOWHERE, "--", sys.executable, "-c", COUNTING], runtime)
     try:
         terminal.until(b"ready")
         os.write(terminal.keyboard, b"\x03")
@@ -455,7 +430,7 @@ def test_ctrl_z_stops_both_and_both_go_on(tmp_path: Path, runtime: Path) -> None
     """As any job of the shell: it sees that it has stopped, and `fg` continues both."""
     script = tmp_path / "command.py"
     script.write_text(COUNTING)
-    terminal = Terminal(["bash", "--norc", "--noprofile", "-i"], runtime)
+    terminal = in_terminal(["bash", "--norc", "--noprofile", "-i"], runtime)
     try:
         os.write(
             terminal.keyboard, shlex.join([*KPROXY, "run", *NOWHERE, sys.executable, str(script)]).encode()
@@ -478,7 +453,7 @@ def test_ctrl_z_stops_both_and_both_go_on(tmp_path: Path, runtime: Path) -> None
 def test_the_command_has_the_terminal(runtime: Path) -> None:
     """It is in the foreground, and so reads what is typed and is told of the window's size."""
     script = 'test -t 0 && test -t 1 && read answer && echo "read $answer" && stty size'
-    terminal = Terminal([*KPROXY, "run", *NOWHERE, "--", "sh", "-c", script], runtime)
+    terminal = in_terminal([*KPROXY, "run", *NOWHERE, "--", "sh", "-c", script], runtime)
     try:
         fcntl.ioctl(terminal.keyboard, termios.TIOCSWINSZ, b"\x07\0\x29\0\0\0\0\0")
         os.write(terminal.keyboard, b"this\n")
@@ -491,7 +466,7 @@ def test_the_command_has_the_terminal(runtime: Path) -> None:
 
 def test_the_command_ends_with_its_terminal(runtime: Path) -> None:
     """A closed window hangs it up, and kproxy with it."""
-    terminal = Terminal([*KPROXY, "run", *NOWHERE, "--", sys.executable, "-c", COUNTING], runtime)
+    terminal = in_terminal([*KPROXY, "run", *NOWHERE, "--", sys.executable, "-c", COUNTING], runtime)
     try:
         terminal.until(b"ready")
         with ended(*proc.tree(terminal.process.pid)):
