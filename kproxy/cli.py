@@ -133,11 +133,13 @@ def _names(words: Sequence[str]) -> int:
 
 
 def _version(line: CommandLine) -> int:
-    if "json" not in line.flags:
+    if "json" in line.flags:
+        # Imported here: only a report of a bug needs as much.
+        from kproxy.build import facts
+
+        print(json.dumps(facts(), indent=2))
+    else:
         print(f"kproxy {__version__}")
-        return EXIT_FINE
-    python = ".".join(map(str, sys.version_info[:3]))
-    print(json.dumps({"version": __version__, "python": python, "platform": sys.platform}))
     return EXIT_FINE
 
 

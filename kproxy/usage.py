@@ -10,7 +10,9 @@ from kproxy.commands import COMMANDS, Command, Flag
 from kproxy.config import OPTIONS
 from kproxy.options import Option
 
-_LEFT_COLUMNS, _COLUMNS = 32, 100
+_COLUMNS = 100
+_FLAG_COLUMNS, _COMMAND_COLUMNS = 32, 21
+"""How wide the left side is."""
 
 
 def help_text(command: Command = COMMANDS[""]) -> str:
@@ -26,7 +28,9 @@ def _of_all() -> Iterable[str]:
         yield from _heading(f"{group}:")
         for each in COMMANDS.values():
             if each.group == group:
-                yield from _entry(f"  {each.title}", each.meaning)
+                yield from _entry(f"  {each.title}", each.meaning, _COMMAND_COLUMNS)
+    yield ""
+    yield "`kproxy COMMAND --help` tells more of one of them."
     yield from _examples(COMMANDS[""])
     for group in dict.fromkeys(option.group for option in OPTIONS):
         yield from _heading(f"{group}:")
@@ -67,8 +71,9 @@ def _of_one(command: Command) -> Iterable[str]:
 def _examples(command: Command) -> Iterable[str]:
     if command.examples:
         yield from _heading("Examples:")
+        width = min(max(len(example) for example, _ in command.examples) + 5, _COLUMNS // 2)
         for example, meaning in command.examples:
-            yield from _entry(f"  {example}", meaning)
+            yield from _entry(f"  {example}", meaning, width)
 
 
 def _heading(title: str) -> Iterable[str]:
@@ -88,14 +93,14 @@ def _default(option: Option) -> str:
     return f" Default: {shown}" if shown and option.default is not False else ""
 
 
-def _entry(left: str, right: str) -> Iterable[str]:
-    lines = _wrapped(right, " " * _LEFT_COLUMNS)
-    if len(left) >= _LEFT_COLUMNS:
+def _entry(left: str, right: str, left_columns: int = _FLAG_COLUMNS) -> Iterable[str]:
+    lines = _wrapped(right, " " * left_columns)
+    if len(left) >= left_columns:
         yield left
         yield from lines
     else:
         first, *rest = lines
-        yield left.ljust(_LEFT_COLUMNS) + first.lstrip()
+        yield left.ljust(left_columns) + first.lstrip()
         yield from rest
 
 

@@ -43,7 +43,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("server",),
     ("daemon", "inquiry", "service", "checking"),
     ("run", "handout"),
-    ("commands", "arguments", "operations", "usage", "completion", "cli"),
+    ("commands", "arguments", "operations", "usage", "completion", "build", "cli"),
     ("__main__",),
 )
 """From the ground up: a module imports from lower rooms, or from its own. `demo` stands beside them all."""

@@ -12,6 +12,7 @@ import pytest
 
 from kproxy import cli, daemon, downstream, relay, tunnel, wire
 from kproxy.arguments import IGNORED_FLAGS, WISHES
+from kproxy.build import facts
 from kproxy.commands import own_flags
 from kproxy.config import OPTIONS, Config
 from kproxy.credentials import local, renewal
@@ -112,6 +113,12 @@ def test_the_packages_are_those_of_pyproject() -> None:
     wanted = {re.split(r"[^\w-]", each)[0].lower() for each in project["dependencies"]}
     told = set(re.findall(r"^\| ([a-z-]+) \|", section("Packages"), re.MULTILINE)) - {"package"}
     assert told == wanted
+
+
+def test_version_tells_of_each_package() -> None:
+    """A new one is part of a bug report, too."""
+    told = set(re.findall(r"^\| ([a-z-]+) \|", section("Packages"), re.MULTILINE)) - {"package"}
+    assert set(facts()["packages"]) == told  # type: ignore[call-overload]
 
 
 def test_the_benchmark_finds_its_place() -> None:
