@@ -256,7 +256,7 @@ class App:
         seat, prefix, target = site.origin_of or table.default, "", head.target
         # At a context's own origin every path is that context's: a page there asks for no other one.
         if site.origin_of is None and table.has_paths and (place := split_path(target)) is not None:
-            found = (table.seats.get(place.name) or table.by_slug.get(place.name)) if place.name else None
+            found = table.at_path(place.name)
             if found is None:
                 return Route(None, unknown(f"no context is served at {_shown(head.target)}", table.served))
             seat, prefix, target = found, place.prefix, place.rest

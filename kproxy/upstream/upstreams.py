@@ -53,6 +53,15 @@ class Table:
     def served(self) -> tuple[Served, ...]:
         return tuple(seat.served for seat in self.seats.values())
 
+    def at_path(self, name: str) -> Seat | None:
+        """The context that /clusters/ is followed by: its name, or its slug for clients that undo escapes.
+
+        No name is another's slug. One that was, before a context of that name came, means neither.
+        """
+        if not name or self.gone.get(name, name) != name:
+            return None
+        return self.seats.get(name) or self.by_slug.get(name)
+
 
 class Upstreams:
     """Owns every upstream, the retired ones until their last answer has ended too.

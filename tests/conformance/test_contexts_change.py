@@ -475,3 +475,29 @@ async def test_a_request_means_what_it_means_now(config: Kubeconfig, a: ApiServe
         assert (await client.request("GET", "/clusters/a/api")).json()["server"] == "a"
         client.reset()
         assert [each.target for each in a.requests] == ["/clusters/a/api", "/api", "/clusters/a/api"]
+
+
+async def test_a_path_of_one_context_does_not_become_anothers(tmp_path: Path, ca: CA) -> None:
+    """/clusters/prod/ meant "Prod", by its slug: a "prod" that comes later is somewhere else."""
+    config = Kubeconfig(tmp_path / "config")
+    async with ApiServer("Prod", ca) as old, ApiServer("prod", ca) as new:
+        config.add(old, token=plant("old"))
+        config.write()
+        async with Program("--all-contexts", kubeconfig=config.path) as program:
+            assert await served_by(program, "/clusters/prod/api") == "Prod"
+            assert (await at_origin(program, "prod")).json()["server"] == "Prod"
+            config.add(new, token=plant("new"))
+            config.write()
+            await hung_up(program)
+            assert (await ask(program, "/clusters/prod/api")).status == 404
+            assert (await at_origin(program, "prod")).status == 404
+            assert await served_by(program, "/clusters/Prod/api") == "Prod"
+            slugs = {
+                each["name"]: each["slug"] for each in (await ask(program, "/-/contexts")).json()["contexts"]
+            }
+            for name, slug in slugs.items():
+                assert slug.startswith("prod-")
+                assert await served_by(program, f"/clusters/{slug}/api") == name
+                assert (await at_origin(program, slug)).json()["server"] == name
+        async with Program("--all-contexts", kubeconfig=config.path) as program:
+            assert await served_by(program, "/clusters/prod/api") == "prod"
