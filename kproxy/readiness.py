@@ -149,7 +149,7 @@ class _Probe:
             downstream.abort()
             downstream.connection_lost(None)
         if exchange.upstream_status is None or exchange.proxy_error is not None:
-            return Verdict(problem=client.message())
+            return Verdict(problem=client.message().removeprefix(f'context "{self._upstream.name}": '))
         return _judge(self._target, exchange.upstream_status)
 
     def dispatch(self, downstream: Downstream, head: RequestHead) -> None:

@@ -313,6 +313,7 @@ async def test_readiness_is_what_the_api_server_says(house: House, name: str) ->
     else:
         assert response.status == 503
         assert re.search(rf'^\[-\]context "test" failed: .*{re.escape(problem)}', response.text, re.MULTILINE)
+        assert response.text.count('context "test"') == 1
         assert response.text.endswith("readyz check failed\n")
     assert set(house.asked()) == {"/readyz"}
 
@@ -338,6 +339,7 @@ async def test_an_api_server_that_is_down_is_said(house: House) -> None:
     await house.upstream.stop_listening()
     response = await house.get("/-/readyz")
     assert (response.status, "refused" in response.text) == (503, True)
+    assert response.text.count('context "test"') == 1
     [context] = (await house.status())["contexts"]
     assert context["state"] == "failing"
     assert "refused" in context["last_error"]["message"]
@@ -821,6 +823,7 @@ async def test_a_scrape_of_many_rows_holds_up_nobody(house: House) -> None:
     for number in range(1500):
         await client.request("GET", f"/apis/g{number}/v1/things")
     house.upstream.responder = answer(b"ok")
+    first = time.monotonic()
     scrape = asyncio.create_task(house.get("/-/metrics"))
     longest = 0.0
     while not scrape.done():
@@ -828,4 +831,5 @@ async def test_a_scrape_of_many_rows_holds_up_nobody(house: House) -> None:
         assert (await client.request("GET", "/api")).status == 200
         longest = max(longest, time.monotonic() - began)
     assert (await scrape).text.count("kproxy_requests_total{") >= 1500
-    assert longest < 1.0
+    # Were they held up, one of them would take as long as the scrape.
+    assert longest < (time.monotonic() - first) / 2
