@@ -105,6 +105,22 @@ async def test_own_page_opens_websockets(own_page: Page) -> None:
     assert ran == ["v5.channel.k8s.io", "out\n", "err\n", "Success"]
 
 
+async def test_own_page_over_https(page: Page, demo: Cluster, tmp_path: Path) -> None:
+    """The same from https://localhost: its origin is kproxy's own, for fetch, writes and wss."""
+    flags = (f"--www={PAGES}", "--reject-paths=", "--tls-self-signed")
+    with Program(*flags, kubeconfig=demo.kubeconfig, env={"XDG_STATE_HOME": str(tmp_path)}) as program:
+        await page.trust_everybody()
+        await page.open(f"https://localhost:{program.port}/static/app.html")
+        assert await page.run("location.protocol") == "https:"
+        assert await page.call("firstEvent", "/api/v1/namespaces?watch=true") == "ADDED"
+        ran = await page.call("run", "default", "clock", "echo out; exit 0\n", "sh")
+        assert ran[1] == "out\n"
+        made = await page.run(
+            "fetch('/api/v1/namespaces', {method: 'POST', body: '{}'}).then(answer => answer.status)"
+        )
+        assert made not in (0, 403)
+
+
 async def test_own_page_writes(own_page: Page, demo_api: Api, demo_namespace: str) -> None:
     """POST, with the Origin of its own that a browser adds, and DELETE."""
     path = f"/api/v1/namespaces/{demo_namespace}/configmaps"
