@@ -14,7 +14,8 @@
 #         -v "$HOME/.kube/config:/home/kproxy/.kube/config:ro" kproxy --address=0.0.0.0 --unsafe-listen
 #
 # `--user` is for kubeconfigs that only their owner may read. The image runs with --read-only, too.
-# A kubeconfig that names files or an exec plugin needs those in the container as well.
+# A kubeconfig that names files or an exec plugin needs those in the container as well. README.md has manifests for
+# Kubernetes ("In a cluster").
 ARG PYTHON_VERSION=3.11
 
 FROM python:${PYTHON_VERSION}-slim AS build
@@ -38,8 +39,11 @@ WORKDIR /home/kproxy
 # A number, so that Kubernetes can see that it is not root (runAsNonRoot).
 USER 65532:65532
 EXPOSE 8001
-# Is somebody listening? A port is checked when it is set with KPROXY_PORT; for other addresses and unix sockets
-# run with --no-healthcheck.
+# Asks /-/healthz. Another port is asked when it is set with KPROXY_PORT; for other addresses, https and unix sockets
+# run with --no-healthcheck. Kubernetes does not look at this; README.md has its probes.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=5s CMD ["python", "-ISc", \
-    "import os, socket; socket.create_connection(('127.0.0.1', int(os.environ.get('KPROXY_PORT') or 8001)), 3)"]
+    "import os, socket, sys; port = int(os.environ.get('KPROXY_PORT') or 8001); \
+    kproxy = socket.create_connection(('127.0.0.1', port), 3); \
+    kproxy.sendall(b'GET /-/healthz HTTP/1.0\\r\\nHost: localhost\\r\\n\\r\\n'); \
+    sys.exit(b' 200 ' not in kproxy.recv(64))"]
 ENTRYPOINT ["kproxy"]
