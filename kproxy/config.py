@@ -33,6 +33,7 @@ from kproxy.options import (
     Names,
     Number,
     Option,
+    OptionalFile,
     Patterns,
     option,
     options_of,
@@ -261,7 +262,7 @@ class Config:
     )  # fmt: skip
     config: str | None = option(
         None, "Config file: the same settings in YAML, with underscores for dashes; off for none. Otherwise "
-        "$KPROXY_CONFIG, then ~/.config/kproxy/config.yaml.", RUNNING, FILE,
+        "$KPROXY_CONFIG, then ~/.config/kproxy/config.yaml.", RUNNING, OptionalFile("FILE"),
         in_file=False,
     )  # fmt: skip
 

@@ -94,6 +94,16 @@ class FilePath(Kind):
         return text and os.path.join(folder, text)
 
 
+class OptionalFile(FilePath):
+    """A file that is looked for when it is not named; `off`, as in KUBERC=off, is none at all."""
+
+    def parse(self, text: str) -> str | None:
+        return None if text == "off" else super().parse(text)
+
+    def absolute(self, text: str, folder: Path) -> str:
+        return text if text == "off" else super().absolute(text, folder)
+
+
 class SearchPath(FilePath):
     """Folders in the form of $PATH, relative ones as in `FilePath`."""
 

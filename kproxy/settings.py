@@ -73,13 +73,17 @@ def load(flags: Sequence[Given], environ: Mapping[str, str]) -> Config:
     return settings.config
 
 
-def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
-    """The config as far as it can be understood, with the problems beside it."""
+def read(flags: Sequence[Given], environ: Mapping[str, str], *, finds_file: bool = True) -> Settings:
+    """The config as far as it can be understood, with the problems beside it.
+
+    Without `finds_file` there is no config file but one that is named.
+    """
     problems: list[str] = []
     warnings: list[str] = []
     layers = [_parse(_variables(environ, problems), problems), _parse(flags, problems)]
     found = _merge(layers)
-    file = _locate(found.pop("config", None), environ)
+    named = found.pop("config", None)
+    file = _locate(named, environ) if finds_file or named is not None else None
     if file is not None and file.is_there:
         found = _merge([_read_file(file, problems, warnings), *layers])
         found["config"] = (str(file.path), file.origin or "found")
@@ -88,13 +92,16 @@ def read(flags: Sequence[Given], environ: Mapping[str, str]) -> Settings:
         config = replace(config, listeners=(config.first_listener(), *config.listeners))
     origins = {name: origin for name, (_, origin) in found.items()}
     problems += _conflicts(config, origins)
+    again = partial(read, flags, environ, finds_file=finds_file)
     return Settings(
         config=config,
         origins=origins,
         problems=tuple(problems),
         file=file,
         warnings=tuple(warnings),
-        read_again=partial(read, flags, environ) if file is not None and file.is_lasting else None,
+        read_again=partial(read, flags, environ, finds_file=finds_file)
+        if file is not None and file.is_lasting
+        else None,
     )
 
 
@@ -164,13 +171,10 @@ def _variables(environ: Mapping[str, str], problems: list[str]) -> Iterator[Give
 
 
 def _locate(given: tuple[str | None, str] | None, environ: Mapping[str, str]) -> ConfigFile | None:
-    """The file of --config or $KPROXY_CONFIG, else the one in the user's folder for such files.
-
-    `off`, as in KUBERC=off, and an empty text mean that there is to be none.
-    """
+    """The file of --config or $KPROXY_CONFIG, else the one in the user's folder for such files."""
     if given is not None:
         named, origin = given
-        if named is None or named == "off":
+        if named is None:
             return None
         path = Path(named)
         # Whoever named it knows its folder.

@@ -309,6 +309,19 @@ def test_the_demo_brings_its_own_cluster(capsys: pytest.CaptureFixture[str]) -> 
     ]
 
 
+def test_the_demo_is_not_for_the_users_own_settings(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A context in ~/.config/kproxy/config.yaml contradicts nothing; one in a file that was named does."""
+    path = tmp_path / ".config" / "kproxy" / "config.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("context: dev\nport: abc\n")
+    assert main(["demo", "--v=x"]) == 2
+    assert capsys.readouterr().err.splitlines()[0].startswith("error: v: expected")
+    assert main(["demo", f"--config={path}"]) == 2
+    assert "context: the demo brings its own; leave it out (config.yaml line 1)" in capsys.readouterr().err
+
+
 def test_check_shows_what_is_in_force_and_hides_secrets(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -19,7 +19,7 @@ from kproxy.config import LIVE, OPTIONS, Config
 from kproxy.errors import ConfigError
 from kproxy.kubeconfig import Overrides
 from kproxy.options import Duration, Option, Unusable
-from kproxy.settings import Given, Settings, load, read
+from kproxy.settings import Given, Settings, as_flags, load, read
 from kproxy.snapshot import take_snapshot
 from tests.support import secrets
 
@@ -139,6 +139,20 @@ def test_a_named_file_takes_the_place_of_the_users_own(tmp_path: Path) -> None:
     for nothing in ("off", ""):
         assert load(flags(config=nothing), environ) == Config()
         assert load([], {**environ, "KPROXY_CONFIG": nothing}) == Config()
+
+
+def test_off_is_no_path() -> None:
+    """It stays what it is when flags are kept for a restart."""
+    assert as_flags(flags(config="off"), Path("/here")) == (("--config=off",), ())
+    assert as_flags(flags(config="x.yaml"), Path("/here")) == (("--config=/here/x.yaml",), ())
+
+
+def test_a_file_need_not_be_looked_for(tmp_path: Path) -> None:
+    """As for the demo: only one that is named counts."""
+    path = config_in(tmp_path / ".config", "port: 1\n")
+    environ = {"HOME": str(tmp_path)}
+    assert read([], environ, finds_file=False).config == Config()
+    assert read(flags(config=str(path)), environ, finds_file=False).config.port == 1
 
 
 def test_the_users_own_file_is_no_less_strict(tmp_path: Path) -> None:
