@@ -99,9 +99,7 @@ def read(flags: Sequence[Given], environ: Mapping[str, str], *, finds_file: bool
         problems=tuple(problems),
         file=file,
         warnings=tuple(warnings),
-        read_again=partial(read, flags, environ, finds_file=finds_file)
-        if file is not None and file.is_lasting
-        else None,
+        read_again=again if file is not None and file.is_lasting else None,
     )
 
 
