@@ -230,7 +230,7 @@ class Config:
         True, "Write renewed OIDC tokens back to the kubeconfig, as kubectl does.", CREDENTIALS, SWITCH
     )
     reload: bool = option(
-        True, "Notice changes of the kubeconfig, of the files it names and of certificates.", CREDENTIALS,
+        True, "Notice changes of the config file, the kubeconfig, the files it names, and certificates.", CREDENTIALS,
         SWITCH,
     )  # fmt: skip
     rotate_close: bool = option(
