@@ -230,8 +230,8 @@ class Config:
         True, "Write renewed OIDC tokens back to the kubeconfig, as kubectl does.", CREDENTIALS, SWITCH
     )
     reload: bool = option(
-        True, "Notice changes of the config file, the kubeconfig, the files it names, and certificates.", CREDENTIALS,
-        SWITCH,
+        True, "Notice changes of the config file, the kubeconfig, the files it names, and certificates.",
+        CREDENTIALS, SWITCH,
     )  # fmt: skip
     rotate_close: bool = option(
         False, "Close open streams when the credential changes, not only idle connections.",

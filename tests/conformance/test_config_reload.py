@@ -317,6 +317,26 @@ async def test_how_credentials_are_had_can_be_changed(
     assert await status(program) == 502
 
 
+async def test_other_contexts_that_are_open_change_as_well(
+    tmp_path: Path, program: Program, config: ConfigFile, kubeconfig: Kubeconfig, b: ApiServer
+) -> None:
+    """They are opened anew by their next request; a stream of theirs goes on."""
+    plugin = Plugin(tmp_path / "bin")
+    plugin.issues(token=plant("from-the-plugin"))
+    await reloaded(program, lambda: config.set(contexts=["a", "b"]))
+    target = "/clusters/b/api/v1/pods"
+    async with Stream(program, f"{target}?watch=1") as watch:
+        await watch.first_event()
+        kubeconfig.add(b, exec=exec_user(plugin, command=plugin.path.name))
+        await reloaded(program, kubeconfig.write, "kubeconfig.reloaded")
+        assert await status(program, target) == 502
+        await reloaded(program, lambda: config.set(exec_path=str(plugin.path.parent), context_idle="1h"))
+        assert keys(program)[-1] == ["context_idle", "exec_path"]
+        assert await status(program, target) == 200
+        await b.tick("going on")
+        await watch.expects("going on")
+
+
 # -- the rest --
 
 
