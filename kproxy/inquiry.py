@@ -169,6 +169,7 @@ def _of_answer(answer: Mapping[str, Any]) -> Iterator[str]:
             parts.append(f"credential {credential['kind']}{ends}")
         if error := context.get("last_error"):
             parts.append(f"last error: {error.get('message')}")
+        parts.append(context.get("url") or "")
         mark = "*" if context.get("default") else " "
         yield f"  {mark} {context.get('name')}: {'; '.join(filter(None, parts))}"
 

@@ -38,7 +38,7 @@ def home(tmp_path: Path) -> dict[str, str]:
     kproxy = tmp_path / "bin" / "kproxy"
     kproxy.parent.mkdir()
     kproxy.write_text(
-        f"#!/bin/sh\n[ \"$1\" = __names ] && exec env PYTHONPATH={ROOT} {sys.executable} -m kproxy \"$@\"\n"
+        f'#!/bin/sh\n[ "$1" = __names ] && exec env PYTHONPATH={ROOT} {sys.executable} -m kproxy "$@"\n'
         "printf 'CALLED'; printf '<%s>' \"$@\"; echo\n"
     )
     kproxy.chmod(0o755)

@@ -427,7 +427,7 @@ def test_status_shows_what_runs(instances: Instances, config: str) -> None:
         assert re.search(f"^{line}$", shown, re.MULTILINE)
     assert re.search(r"^  pid: +\d+$", shown, re.MULTILINE)
     assert re.search(r"^  uptime: +\d+s$", shown, re.MULTILINE)
-    assert re.search(r"^  \* test: .*credential none", shown, re.MULTILINE)
+    assert re.search(r"^  \* test: .*credential none; http://test\.localhost:\d+/$", shown, re.MULTILINE)
     found = instances.status()
     assert (found["state"], found["is_running"]) == ("serving", True)
     assert found["status"]["contexts"][0]["name"] == "test"
