@@ -36,11 +36,7 @@ from tests.support.pki import CA
 REQUESTS = 300
 LIMIT_CALLS = 70
 HTTP2_LIMIT_CALLS = 78
-<<<<<<< HEAD
-"""Calls of our own functions per request, with access line and counters; 69 and 75 when this was written."""
-=======
 """Calls of our own functions per request, access line and counters included; now 69, and 75 to 77."""
->>>>>>> 906e23e (Keep a line short)
 
 ANSWER = b"HTTP/1.1 200 OK\r\nAudit-Id: 1\r\nContent-Type: x/y\r\nDate: D\r\nContent-Length: 2\r\n\r\n{}"
 REQUEST = b"GET /api/v1/namespaces/default/pods?limit=5 HTTP/1.1\r\nHost: localhost\r\nAccept: */*\r\n\r\n"
