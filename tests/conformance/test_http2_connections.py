@@ -12,6 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.errors import KproxyError
+from kproxy.upstream.health import Health
+from kproxy.upstream.http2.connection import Http2Connection
+from kproxy.upstream.pool import Pool
 from tests.conformance.conftest import Http2Gateway
 from tests.support import http2_frames, secrets
 from tests.support.answers import BLOCK, Step, chunk, tunnel
@@ -712,3 +716,42 @@ async def test_a_big_answer_is_no_burden_for_the_others(http2_gateway: Http2Gate
     finally:
         reading.cancel()
     assert len(http2_gateway.connections) == 1
+
+
+# -- what nobody uses --
+
+
+async def test_an_idle_connection_is_closed_after_a_while() -> None:
+    """With GOAWAY, and not before its time; one that carries a stream stays however old it is."""
+    ca = CA()
+    loop = asyncio.get_running_loop()
+    idle_seconds = 0.3
+    async with Http2Server(answer(b"{}"), tls=ca.server_context(alpn=H2)) as server:
+        context = ca.client_context(alpn=H2)
+        pool = Pool(loop, lambda error: KproxyError(str(error)), Health(), idle_seconds)
+        pool.renew(context)
+        for _ in range(2):
+            opening = pool.opening(context)
+            await loop.create_connection(
+                lambda opening=opening: opening,  # type: ignore[misc]
+                "127.0.0.1",
+                server.port,
+                ssl=context,
+                server_hostname="localhost",
+            )
+            assert isinstance(opening.connection, Http2Connection)
+            pool.share(opening.connection)
+        began = time.monotonic()
+        used = pool.take()
+        assert used is not None
+        await server.wait_for(lambda: any(each.ended.is_set() for each in server.h2_connections), "an end", 3)
+        assert time.monotonic() - began >= idle_seconds - 0.05
+        first, second = server.h2_connections
+        idle, busy = (first, second) if first.ended.is_set() else (second, first)
+        assert idle.goaway == (0, http2_frames.NO_ERROR, b"")
+        await asyncio.sleep(2 * idle_seconds)
+        assert not busy.ended.is_set()
+        used.abort()
+        async with asyncio.timeout(3):
+            await busy.ended.wait()
+        pool.close()
