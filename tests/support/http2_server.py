@@ -75,6 +75,7 @@ class Stream:
         self.over_at: float | None = None
         self.sent_bytes = 0
         self._pieces: list[tuple[bytes, int]] = []
+        self._is_answered = False
         self._arrived = asyncio.Event()
 
     def __repr__(self) -> str:
@@ -120,9 +121,7 @@ class Stream:
             self._arrived.clear()
             await self._arrived.wait()
         data, size = self._pieces.pop(0)
-        with contextlib.suppress(h2.exceptions.ProtocolError):
-            self.connection.h2.acknowledge_received_data(size, self.id)
-        self.connection.flush()
+        self.connection.give_back(size, self.id)
         return data
 
     async def read_body(self) -> http1.Body:
@@ -204,8 +203,18 @@ class Stream:
 
     def take(self, data: bytes, size: int) -> None:
         self.body.add(data, time.monotonic())
-        self._pieces.append((data, size))
-        self._arrived.set()
+        if self._is_answered:
+            self.connection.give_back(size)
+        else:
+            self._pieces.append((data, size))
+            self._arrived.set()
+
+    def discard(self) -> None:
+        """Nobody reads the body any more: let other streams have the window that it takes."""
+        self._is_answered = True
+        for _, size in self._pieces:
+            self.connection.give_back(size)
+        self._pieces.clear()
 
     def complete(self) -> None:
         self.body.is_complete = True
@@ -326,6 +335,16 @@ class Http2Connection:
         """Let the client send that much more on all streams together."""
         self.h2.increment_flow_control_window(size)
         await self.flushed()
+
+    def give_back(self, size: int, stream_id: int | None = None) -> None:
+        """Open the window for all by what was taken, and that of one stream if it is still read."""
+        # KeyError: what h2 says of a stream that it has forgotten.
+        with contextlib.suppress(h2.exceptions.ProtocolError, KeyError):
+            if size:
+                self.h2.increment_flow_control_window(size)
+                if stream_id is not None:
+                    self.h2.increment_flow_control_window(size, stream_id)
+        self.flush()
 
     async def release(self) -> None:
         """Take the frames that were put aside, and put no more aside."""
@@ -475,6 +494,8 @@ class Http2Connection:
             except h2.exceptions.ProtocolError as error:
                 if self.goaway is None:
                     self.server.object_to(f"{each.name} on stream {each.stream_id}: {error!r}")
+                # It takes nothing more after that.
+                self.close()
         if each.kind in (WINDOW_UPDATE, SETTINGS):
             self._window.set()
         self.server.changed()
@@ -491,10 +512,13 @@ class Http2Connection:
             case h2.events.RequestReceived():
                 self._begin(event)
             case h2.events.DataReceived():
-                stream = self.streams[event.stream_id]
-                stream.take(event.data, event.flow_controlled_length)
+                if stream := self.streams.get(event.stream_id):
+                    stream.take(event.data, event.flow_controlled_length)
+                else:
+                    self.give_back(event.flow_controlled_length)
             case h2.events.TrailersReceived():
-                self.streams[event.stream_id].body.trailers = _text(event.headers)
+                if stream := self.streams.get(event.stream_id):
+                    stream.body.trailers = _text(event.headers)
             case h2.events.StreamEnded():
                 if event.stream_id in self.streams:
                     self.streams[event.stream_id].complete()
@@ -521,8 +545,11 @@ class Http2Connection:
         self._start(self._answer(stream))
 
     async def _answer(self, stream: Stream) -> None:
-        with contextlib.suppress(Gone):
-            await self.server.responder_for(stream)(stream)
+        try:
+            with contextlib.suppress(Gone):
+                await self.server.responder_for(stream)(stream)
+        finally:
+            stream.discard()
 
     def _start(self, work: Awaitable[None]) -> None:
         async def watched() -> None:
