@@ -30,7 +30,9 @@ def ended(
         exchange.info = parse(method, target, is_upgrade=is_upgrade)
     exchange.context = context
     exchange.status = status
-    exchange.finished_at = exchange.started_at + seconds
+    # From zero, so that no bound is missed by rounding.
+    exchange.started_at = 0.0
+    exchange.finished_at = seconds
     return exchange
 
 

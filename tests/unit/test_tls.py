@@ -290,7 +290,7 @@ def test_without_memory_files_the_key_is_private_and_removed(
     """Elsewhere the key is for a moment in a 0600 file of a 0700 directory, and gone even after an error."""
     monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with tls._memory_file(b"key") as path:
+    with tls.memory_file(b"key") as path:
         assert Path(path).read_bytes() == b"key"
         assert Path(path).stat().st_mode & 0o777 == 0o600
         assert Path(path).parent.stat().st_mode & 0o777 == 0o700
