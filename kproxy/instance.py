@@ -279,13 +279,24 @@ def _exists(pid: int) -> bool:
     return True
 
 
+def _open_process(pid: int) -> int | None:
+    if not hasattr(os, "pidfd_open"):
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except OSError:
+        return None  # a kernel, or a sandbox, that has no such call
+
+
 @contextlib.contextmanager
 def process_of(record: Record) -> Iterator[int | None]:
     """A handle on the instance's process that no later process with its id can take over.
 
     None where the system has no such handles. Raises ProcessLookupError when the process has ended.
     """
-    handle = os.pidfd_open(record.pid) if hasattr(os, "pidfd_open") else None
+    handle = _open_process(record.pid)
     try:
         # Looked at after the handle was opened: now it cannot become another one any more.
         if not record.is_this_process_alive():

@@ -17,10 +17,10 @@ from typing import Protocol
 
 from kproxy import arguments, daemon, service
 from kproxy.arguments import CommandLine
-from kproxy.daemon import Launch
 from kproxy.errors import ConfigError
 from kproxy.inquiry import as_json, as_lines, look
 from kproxy.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
+from kproxy.keeper import Launch
 from kproxy.logfile import LogFile
 from kproxy.logtail import log_lines
 from kproxy.service import LAUNCHD, SYSTEMD
@@ -121,20 +121,18 @@ class Operations:
 
     def logs(self, line: CommandLine) -> None:
         count = line.flags.get("tail", 100)
-        is_followed = "follow" in line.flags
         name = name_of(line)
-        record = None
         try:
             with open_instances(create=False) as folder:
                 files, record = folder.log_files(name), folder.read(name)
-            for piece in log_lines(files, None if count < 0 else count, follow=is_followed):
-                self._terminal.write(piece)
-        except FileNotFoundError:
             if record is not None and not record.is_detached:
                 raise InstanceError(
                     f'instance "{name}" writes its log where it was started; see '
                     "`journalctl --user --unit=kproxy*` if that was systemd"
-                ) from None
+                )
+            for piece in log_lines(files, None if count < 0 else count, follow="follow" in line.flags):
+                self._terminal.write(piece)
+        except FileNotFoundError:
             raise InstanceError(f'instance "{name}" has no log in {state_folder(os.environ)}') from None
 
     def service(self, line: CommandLine) -> None:
@@ -235,6 +233,10 @@ def name_of(line: CommandLine) -> str:
 
 def open_instances(*, create: bool) -> InstanceFolder:
     """The folder of instances. Raises InstanceError, or FileNotFoundError when there never was one."""
+    # With `>&-` the folder, or the lock, would become stdout, which a daemon replaces.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
     return InstanceFolder(state_folder(os.environ), create=create)
 
 

@@ -8,6 +8,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import stat
@@ -102,6 +103,19 @@ def test_a_daemon_is_detached(instances: Instances, config: str) -> None:
     files = [os.readlink(f"/proc/{pid}/fd/{descriptor}") for descriptor in (0, 1, 2)]
     assert files == ["/dev/null", "/dev/null", str(instances.state / "default.log")]
     assert os.readlink(f"/proc/{pid}/cwd") == str(instances.home)
+
+
+def test_a_start_without_any_stream_is_a_start(instances: Instances, config: str) -> None:
+    """With all three closed, as some schedulers do, nothing of ours takes their place."""
+    command = shlex.join([sys.executable, "-m", "kproxy", "start", "--port=0", config])
+    script = f"{command} <&- >&- 2>&-"
+    subprocess.run(["sh", "-c", script], env=instances.environ, cwd=instances.home, check=True, timeout=60)
+    pid = instances.status()["pid"]
+    assert os.readlink(f"/proc/{pid}/fd/1") == "/dev/null"
+    assert get(instances.status()["addresses"][0], "/version")[0] == 502
+    instances.run("stop")
+    assert instances.events()[0] == "server.started"
+    assert instances.events()[-2:] == ["server.draining", "server.stopped"]
 
 
 def test_relative_paths_mean_what_they_meant(instances: Instances, tmp_path: Path, config: str) -> None:

@@ -179,6 +179,25 @@ def test_passed_sockets_are_served(
     assert Path(path).exists()
 
 
+def test_passed_sockets_outlive_a_reload(
+    sockets: tuple[socket.socket, socket.socket], manager: Manager, config: Path, tmp_path: Path
+) -> None:
+    """They are no change of the settings: nothing waits for a restart."""
+    settings = tmp_path / "config.yaml"
+    settings.write_text("grace_period: 10s\n")
+    env = {"NOTIFY_SOCKET": manager.address, "KPROXY_CONFIG": str(settings)}
+    with Activated(sockets, kubeconfig=config, env=env) as program:
+        assert manager.hear()["READY"] == "1"
+        settings.write_text("grace_period: 11s\n")
+        program.send_signal(signal.SIGHUP)
+        assert manager.hear_of("READY")
+        assert get(f"127.0.0.1:{sockets[0].getsockname()[1]}", "/version")[0] == 502
+        assert program.stop() == 0
+    events = [line["event"] for line in program.log_events()]
+    assert "config.reloaded" in events
+    assert "config.restart_needed" not in events
+
+
 def test_who_waited_before_the_start_is_served(
     sockets: tuple[socket.socket, socket.socket], config: Path
 ) -> None:

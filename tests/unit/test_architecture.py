@@ -41,7 +41,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("keypair", "selfsigned", "servertls"),
     ("plan", "change", "reloading"),
     ("server",),
-    ("daemon", "inquiry", "service", "checking"),
+    ("keeper", "detaching", "daemon", "inquiry", "service", "checking"),
     ("run", "handout"),
     ("commands", "arguments", "operations", "usage", "completion", "build", "cli"),
     ("__main__",),
