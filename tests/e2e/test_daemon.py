@@ -236,6 +236,22 @@ def test_a_start_that_hangs_is_called_off(instances: Instances, tmp_path: Path) 
     assert instances.status(code=3)["state"] == "failed"
 
 
+def test_a_daemon_that_nobody_waits_for_ends(instances: Instances, tmp_path: Path) -> None:
+    """Its starter was killed: it must not begin to serve behind everybody's back."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    starter = instances.process("start", "--port=0", f"--kubeconfig={pipe}")
+    starter.start()
+    content = kubeconfig(tmp_path, NOWHERE).read_text()
+    with pipe.open("w") as kubeconfig_pipe:  # once the child reads it
+        starter.kill()
+        kubeconfig_pipe.write(content)
+    with (instances.state / "default.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    assert instances.status(code=3)["state"] == "failed"
+    assert instances.pids() == set()
+
+
 def test_a_service_managers_variables_are_not_the_daemons(instances: Instances, config: str) -> None:
     """In the terminal of an editor that is a service, it would speak in that service's name."""
     path = instances.home / "notify"
