@@ -20,7 +20,6 @@ from kproxy.arguments import CommandLine
 from kproxy.commands import COMMANDS, NAMES_COMMAND
 from kproxy.config import LISTEN, Config
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.instance import InstanceError
 from kproxy.listening import ListenerConfig
 from kproxy.options import nearest
 from kproxy.settings import Settings, read
@@ -240,6 +239,7 @@ def _running(line: CommandLine) -> Record | None:
     if "name" not in line.flags and any(each.option.group == LISTEN for each in line.given):
         return None
     # Imported here: as in _operations.
+    from kproxy.instance import InstanceError
     from kproxy.operations import name_of, open_instances
 
     name = name_of(line)

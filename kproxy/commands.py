@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kproxy.instance import NAME_RULE, is_name
-from kproxy.options import FILE, SWITCH, Duration, Kind, Number
+from kproxy.options import FILE, SWITCH, Duration, InstanceName, Kind, Number
 
 SERVE = "Serve"
 BACKGROUND = "Serve in the background"
@@ -70,17 +69,6 @@ class Command:
     @property
     def title(self) -> str:
         return f"kproxy {self.name}".rstrip()
-
-
-class InstanceName(Kind):
-    """What an instance may be called."""
-
-    expected = NAME_RULE
-
-    def parse(self, text: str) -> str:
-        if not is_name(text):
-            raise self.unusable(text)
-        return text
 
 
 NAMES_COMMAND = "__names"

@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import signal
 import socket
 import stat
@@ -22,10 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from kproxy.errors import KproxyError
+from kproxy.options import is_instance_name
 
 DEFAULT_NAME = "default"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
-NAME_RULE = "letters, digits, dots, dashes and underscores, a letter or digit first, at most 63 in all"
 
 STARTING, SERVING, STOPPING, FAILED = "starting", "serving", "stopping", "failed"
 
@@ -35,11 +33,6 @@ LogFiles = tuple[Path, Path]
 
 class InstanceError(KproxyError):
     """An instance, or the folder of instances, is not as it must be for what was asked."""
-
-
-def is_name(text: str) -> bool:
-    """Whether an instance may be called that; it becomes part of file and unit names."""
-    return _NAME.fullmatch(text) is not None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -160,7 +153,7 @@ class InstanceFolder:
     def names(self) -> list[str]:
         """The instances that there is a record of, running or not."""
         found = (each.removesuffix(".json") for each in os.listdir(self.descriptor) if each.endswith(".json"))
-        return sorted(name for name in found if is_name(name))
+        return sorted(name for name in found if is_instance_name(name))
 
     def read(self, name: str) -> Record | None:
         """What was last noted; None without a note that can be understood."""
@@ -243,7 +236,7 @@ def _record(found: object) -> Record:
     known = {each.name for each in fields(Record)}
     values = {key: _plain(value) for key, value in found.items() if key in known}
     record = Record(**values)
-    if not isinstance(record.pid, int) or record.pid <= 0 or not is_name(record.name):
+    if not isinstance(record.pid, int) or record.pid <= 0 or not is_instance_name(record.name):
         raise ValueError("no record of an instance")
     return record
 

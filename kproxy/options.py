@@ -81,6 +81,22 @@ class Name(Kind):
         return text
 
 
+class InstanceName(Kind):
+    """What an instance may be called: a part of file names and unit names, never a path or a flag."""
+
+    expected = "letters, digits, dots, dashes and underscores, a letter or digit first, at most 63 in all"
+
+    def parse(self, text: str) -> str:
+        if not is_instance_name(text):
+            raise self.unusable(text)
+        return text
+
+
+def is_instance_name(text: str) -> bool:
+    """Whether an instance may be called that."""
+    return re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}", text) is not None
+
+
 class FilePath(Kind):
     """A path: relative to the working directory in a flag, to the file's own folder in the config file."""
 

@@ -23,11 +23,11 @@ from kproxy.instance import (
     InstanceError,
     InstanceFolder,
     Record,
-    is_name,
     process_start,
     send_signal,
     state_folder,
 )
+from kproxy.options import is_instance_name
 
 RECORD = Record(
     name="default",
@@ -68,13 +68,13 @@ def bystander() -> Iterator[subprocess.Popen[bytes]]:
 @pytest.mark.parametrize("name", ["default", "a", "Dev_1.eu-west", "1", "x" * 63])
 def test_names_of_people_are_taken(name: str) -> None:
     """They become part of file names and unit names."""
-    assert is_name(name)
+    assert is_instance_name(name)
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "-f", "a/b", "a b", "ä", "a\n", "x" * 64, "a%i"])
 def test_names_that_lead_elsewhere_are_refused(name: str) -> None:
     """No name is a path, a flag, or hidden."""
-    assert not is_name(name)
+    assert not is_instance_name(name)
 
 
 @pytest.mark.parametrize(
