@@ -19,6 +19,8 @@ from tests.support.exec_plugin import V1, Plugin
 from tests.support.instances import get
 from tests.support.program import Process, Program, kubeconfig
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="systemd is a program for Linux")
+
 NOWHERE = "http://127.0.0.1:1"
 
 
