@@ -7,7 +7,7 @@ import json
 import signal
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -41,6 +41,7 @@ from tests.support.http2_frames import MAX_CONCURRENT_STREAMS, REFUSED_STREAM
 from tests.support.http2_server import H2, Http2Server, Stream
 from tests.support.pki import CA
 from tests.support.program import Program, kubeconfig
+from tests.support.proxies import ConnectProxy, SocksProxy
 
 WATCH = "/api/v1/pods?watch=true"
 COLD = 40
@@ -547,8 +548,8 @@ class Cluster:
         self.ca = ca
         self.directory = directory
 
-    def kubeconfig(self, **user: object) -> Path:
-        return kubeconfig(self.directory, self.server, ca_pem=self.ca.pem, user=user)
+    def kubeconfig(self, cluster: Mapping[str, str] | None = None, **user: object) -> Path:
+        return kubeconfig(self.directory, self.server, ca_pem=self.ca.pem, user=user, cluster=cluster)
 
 
 @pytest.fixture
@@ -623,7 +624,8 @@ async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Clust
         replace_file(key, pair[1])
 
     identify("alice")
-    path = cluster.kubeconfig(**{"client-certificate": str(certificate), "client-key": str(key)})
+    user = {"client-certificate": str(certificate), "client-key": str(key)}
+    path = cluster.kubeconfig(None, **user)
     events: asyncio.Queue[bytes | None] = asyncio.Queue()
     cluster.server.paths["/api/v1/pods"] = watch(events)
     async with Program(kubeconfig=path) as program, WatchingClient(program) as watching:
@@ -644,6 +646,63 @@ async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Clust
         async with asyncio.timeout(3):
             await old.ended.wait()
         assert (await ask(program)).json()["connection"] == 1
+
+
+async def test_a_changed_kubeconfig_gets_a_new_connection(cluster: Cluster) -> None:
+    """The watch of the old one goes on where it is; its connection is closed behind it."""
+    old, new = secrets.plant("old"), secrets.plant("new")
+    path = cluster.kubeconfig(token=old)
+    events: asyncio.Queue[bytes | None] = asyncio.Queue()
+    cluster.server.paths["/api/v1/pods"] = watch(events)
+    async with Program(kubeconfig=path) as program, WatchingClient(program) as watching:
+        cluster.kubeconfig(token=new)
+        program.send_signal(signal.SIGHUP)
+        await program.output("kubeconfig.reloaded")
+        response = await ask(program)
+        assert response.json()["connection"] == 1
+        assert cluster.server.streams[-1].value("authorization") == f"Bearer {new}"
+        events.put_nowait(b"going on\n")
+        await watching.expects("going on")
+        assert not cluster.server.h2_connections[0].ended.is_set()
+        events.put_nowait(None)
+        while await watching.client.read_piece(watching.response):
+            pass
+        assert watching.response.body.is_complete
+        async with asyncio.timeout(3):
+            await cluster.server.h2_connections[0].ended.wait()
+        assert (await ask(program)).json()["connection"] == 1
+
+
+async def test_rotate_close_cuts_streams_alone(cluster: Cluster) -> None:
+    """The streams of the old certificate are cut; a request that will end gets its answer."""
+    certificate, key = cluster.directory / "client.crt", cluster.directory / "client.key"
+
+    def identify(name: str) -> None:
+        pair = cluster.ca.issue(name, client=True)
+        replace_file(certificate, pair[0])
+        replace_file(key, pair[1])
+
+    identify("alice")
+    user = {"client-certificate": str(certificate), "client-key": str(key)}
+    path = cluster.kubeconfig(None, **user)
+    go = asyncio.Event()
+    events: asyncio.Queue[bytes | None] = asyncio.Queue()
+    cluster.server.paths["/api/v1/pods"] = watch(events)
+    cluster.server.paths["/slow"] = script(go, head(200, JSON), b"late", end)
+    async with Program("--rotate-close", kubeconfig=path) as program, WatchingClient(program) as watching:
+        slow = asyncio.create_task(ask(program, "/slow"))
+        await cluster.server.wait_for_streams(2)
+        identify("bob")
+        async with asyncio.timeout(3):
+            while (await ask(program)).json()["cn"] != "bob":
+                await asyncio.sleep(0.02)
+        while await watching.client.read_piece(watching.response):
+            pass
+        assert not watching.response.body.is_complete
+        go.set()
+        assert (await slow).text == "late"
+        async with asyncio.timeout(3):
+            await cluster.server.h2_connections[0].ended.wait()
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -716,6 +775,46 @@ async def test_a_big_answer_is_no_burden_for_the_others(http2_gateway: Http2Gate
     finally:
         reading.cancel()
     assert len(http2_gateway.connections) == 1
+
+
+@pytest.mark.parametrize("kind", ["http", "https", "socks5"])
+async def test_http2_is_spoken_through_a_proxy(cluster: Cluster, kind: str) -> None:
+    """One tunnel carries many requests; an upgrade has its own."""
+    password = secrets.plant("proxy-password")
+    env: dict[str, str] = {}
+    proxy: ConnectProxy | SocksProxy
+    if kind == "socks5":
+        proxy = SocksProxy(username="me", password=password)
+    elif kind == "http":
+        proxy = ConnectProxy(username="me", password=password)
+    else:
+        ca = CA("proxy-ca")
+        (cluster.directory / "proxy-ca.crt").write_bytes(ca.pem)
+        env["SSL_CERT_FILE"] = str(cluster.directory / "proxy-ca.crt")
+        proxy = ConnectProxy(username="me", password=password, ssl_context=ca.server_context())
+    cluster.server.responder = tunnel()
+    async with proxy:
+        path = cluster.kubeconfig({"proxy-url": proxy.url_with_password}, token=secrets.plant("token"))
+        async with Program(kubeconfig=path, env=env) as program:
+            responses = await asyncio.gather(
+                *(ask(program, f"/api/{number}", "POST", b"x" * 30_000) for number in range(10))
+            )
+            assert [each.json()["size"] for each in responses] == [30_000] * 10
+            assert len(proxy.requests) == len(cluster.server.h2_connections) == 1
+            async with WatchingClient(program, "/api/tunnel", upgrade="websocket") as upgraded:
+                await upgraded.echoes(b"both ways")
+            assert len(proxy.requests) == 2
+            assert (await ask(program)).json()["connection"] == 0
+
+
+@pytest.mark.parametrize("size", [1_000_000, 3_000_000])
+async def test_a_long_upload_beside_http2(cluster: Cluster, size: int) -> None:
+    """Whichever way it takes, it arrives, and what shares the other connection goes on."""
+    async with Program(kubeconfig=cluster.kubeconfig(token=secrets.plant("token"))) as program:
+        assert (await ask(program)).json()["connection"] == 0
+        response = await ask(program, method="PUT", body=b"x" * size)
+        assert response.json()["size"] == size
+        assert (await ask(program)).json()["connection"] == 0
 
 
 # -- what nobody uses --
