@@ -12,7 +12,7 @@ import pytest
 
 from tests.conformance.conftest import COMPARES, Http2Gateway
 from tests.support import http2_frames as h2
-from tests.support import secrets
+from tests.support import proc, secrets
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import JSON, answer, echo, end, head, raw, script, wait_until_over, watch
 from tests.support.http2_frames import (
@@ -574,6 +574,25 @@ async def test_a_head_without_end_is_cut_off(http2_gateway: Http2Gateway, kind: 
         await wait_for_stall(sent)
     client.reset()
     assert http2_gateway.program.rss_bytes() - before < 30_000_000
+    await http2_gateway.replace_upstream()
+    await serves_on(http2_gateway)
+
+
+async def test_a_small_block_that_stands_for_a_huge_head(http2_gateway: Http2Gateway) -> None:
+    """An entry of 4 KB that is referred to by 200,000 bytes would be a head of 800 MB."""
+    entry = b"\x40\x01x\x7f\xa1\x1e" + b"y" * 4000
+
+    def bomb(stream: Stream) -> bytes:
+        block = b"\x88" + entry + b"\xbe" * 200_000
+        return h2.header_frames(stream.id, block, range(16_000, len(block), 16_000), end=True)
+
+    http2_gateway.server.holds = {h2.SETTINGS}
+    http2_gateway.streams_for(script(raw(bomb), wait_until_over))
+    proc.reset_peak(http2_gateway.program.pid)
+    before = http2_gateway.program.rss_bytes()
+    _, response = await ask(http2_gateway)
+    assert is_failure(response)
+    assert http2_gateway.program.peak_rss_bytes() - before < 20_000_000
     await http2_gateway.replace_upstream()
     await serves_on(http2_gateway)
 

@@ -199,9 +199,13 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def decode(self, block: bytes) -> list[Pair]:
         try:
-            return self._decoder.decode(block)
+            pairs = self._decoder.decode(block)
         except MalformedBlockError as error:
             raise ConnectionFault(ErrorCode.COMPRESSION_ERROR, str(error)) from None
+        # One byte can stand for a field of 4 KB; so few fields come to no more than the block and the table.
+        if len(pairs) > 64 and sum(len(name) + len(value) + 32 for name, value in pairs) > MAX_HEAD_BYTES:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a head is too long when it is unpacked")
+        return pairs
 
     def known_head(self, block: bytes) -> ResponseHead | None:
         return self._heads.get(block)
