@@ -522,7 +522,8 @@ class RelayedRequest:
         elif self._answer is None and self._may_retry(carrier, error, is_unprocessed=is_unprocessed):
             self._retries += 1
             self._pending = self._replay or b""
-            self._open(self._credential, is_retry=True)
+            # A refusal says nothing against connections that are there; one that is dead casts doubt on them.
+            self._open(self._credential, is_retry=not is_unprocessed)
         else:
             if not str(error).startswith("context "):
                 error.args = (f'context "{self.upstream.name}": {error}',)

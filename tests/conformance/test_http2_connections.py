@@ -246,6 +246,40 @@ async def test_a_limit_that_grows(http2_gateway: Http2Gateway) -> None:
     assert second.stream.connection is first.stream.connection
 
 
+async def test_every_end_of_a_stream_makes_room(http2_gateway: Http2Gateway) -> None:
+    """However requests end, their places are free again: a connection for five goes on to take five."""
+    http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 5
+
+    async def break_off(stream: Stream) -> None:
+        await stream.send_head(200, [JSON])
+        await stream.send_data(b"half")
+        await stream.reset(http2_frames.INTERNAL_ERROR)
+
+    async def refuse_early(stream: Stream) -> None:
+        await stream.send_head(413, [("content-length", "0")], end=True)
+
+    http2_gateway.streams_for(answer(b"{}"))
+    http2_gateway.streams_for(reset(http2_frames.CANCEL), "/reset")
+    http2_gateway.streams_for(break_off, "/half")
+    http2_gateway.streams_for(refuse_early, "/early")
+    http2_gateway.streams_for(script([(":status", "abc")], lambda stream: stream.over.wait()), "/malformed")
+    http2_gateway.streams_for(script(lambda stream: stream.over.wait(), early=True), "/left")
+    for _ in range(4):
+        for target in ("/api", "/reset", "/half", "/malformed"):
+            await http2_gateway.request(target=target)
+        client, _ = await http2_gateway.begin("POST", "/early", [("Content-Length", "100")], b"half")
+        assert (await client.read_response("POST")).status == 413
+        client, stream = await http2_gateway.begin("POST", "/left", [("Content-Length", "100")], b"half")
+        client.reset()
+        await is_over(stream)
+    watches = [await Watch(http2_gateway, f"/w{number}").open() for number in range(5)]
+    assert len(http2_gateway.connections) == 1
+    await Watch(http2_gateway, "/w5").open()
+    assert len(http2_gateway.connections) == 2
+    for each in watches:
+        await each.goes_on()
+
+
 @pytest.mark.slow
 async def test_three_hundred_watches(http2_gateway: Http2Gateway) -> None:
     """On two connections of the 250 that an API server allows; every one gets its events."""
@@ -313,6 +347,7 @@ async def test_a_refused_stream_is_sent_once_more(
     assert response.status == 200
     assert response.json()["size"] == len(body or b"")
     assert len(http2_gateway.server.streams) == 2
+    assert len(http2_gateway.connections) == 1
 
 
 async def test_a_refused_upload_that_is_under_way_is_sent_once_more_if_it_is_small(
@@ -519,6 +554,14 @@ async def test_an_answer_that_is_reset_cannot_look_complete(
     if version == "1.0":
         assert client.end == "reset"
     await other.goes_on()
+
+
+async def test_a_get_that_is_reset_is_not_sent_again(http2_gateway: Http2Gateway) -> None:
+    """The API server has seen it, and on a connection that is alive: no reason to try another."""
+    http2_gateway.streams_for(sequence(answer(b"{}"), reset(http2_frames.INTERNAL_ERROR), answer(b"{}")))
+    assert [(await http2_gateway.request()).status for _ in range(3)] == [200, 502, 200]
+    assert len(http2_gateway.server.streams) == 3
+    assert len(http2_gateway.connections) == 1
 
 
 @pytest.mark.parametrize("code", [http2_frames.NO_ERROR, http2_frames.INTERNAL_ERROR, http2_frames.CANCEL])

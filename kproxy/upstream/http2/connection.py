@@ -383,6 +383,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             return
         code = read_number(payload)
         self.drop(stream)
+        # The API server has looked at it: this is no connection that ended while it was idle.
+        stream.is_reused = False
         stream.fail(
             UpstreamUnreachable(f"the API server ended the request ({error_name(code)})"),
             is_unprocessed=code == ErrorCode.REFUSED_STREAM,
