@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from kproxy.admin.endpoints import PREFIX, Endpoints
 from kproxy.contexts import label_of, split_path, unknown
 from kproxy.downstream import Downstream
-from kproxy.endpoints import PREFIX, Endpoints
 from kproxy.errors import BadRequest, KproxyError, NotServed
+from kproxy.filters.policy import Policy
 from kproxy.headers import map_target, quote_target
-from kproxy.policy import Policy
 from kproxy.relay import Relay
 from kproxy.requestinfo import RequestInfo, cleaned_target, parse
 from kproxy.upstream.upstreams import Seat, Upstreams

@@ -8,9 +8,9 @@ from typing import Any
 
 from kproxy.config import OPTIONS, Config
 from kproxy.errors import ConfigError
+from kproxy.filters.policy import Policy
 from kproxy.options import Option
 from kproxy.plan import compile_policy
-from kproxy.policy import Policy
 from kproxy.settings import Settings
 
 

@@ -15,9 +15,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kproxy import __version__, arguments
-from kproxy.arguments import CommandLine
-from kproxy.commands import COMMANDS, NAMES_COMMAND
+from kproxy import __version__
+from kproxy.commands import arguments
+from kproxy.commands.arguments import CommandLine
+from kproxy.commands.table import COMMANDS, NAMES_COMMAND
 from kproxy.config import LISTEN, Config
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.listening import ListenerConfig
@@ -25,9 +26,9 @@ from kproxy.options import nearest
 from kproxy.settings import Settings, read
 
 if TYPE_CHECKING:
-    from kproxy.instance import Record
+    from kproxy.commands.operations import Operations
+    from kproxy.instances.instance import Record
     from kproxy.logfile import LogFile
-    from kproxy.operations import Operations
     from kproxy.supervisor import Supervisor
 
 EXIT_FINE, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
@@ -91,7 +92,7 @@ def _insist(line: CommandLine, problems: list[str], config: Config, *, rehearses
         return
     if rehearses:
         # Imported here: as in _run_server.
-        from kproxy.checking import rehearse
+        from kproxy.commands.checking import rehearse
 
         # Nobody should mend one thing only to hear of the next.
         try:
@@ -103,7 +104,7 @@ def _insist(line: CommandLine, problems: list[str], config: Config, *, rehearses
 
 def _help(line: CommandLine) -> int:
     # Imported here: serving needs no help text.
-    from kproxy.usage import help_text
+    from kproxy.commands.usage import help_text
 
     name = line.words[0] if line.words else ""
     if name not in COMMANDS:
@@ -115,7 +116,7 @@ def _help(line: CommandLine) -> int:
 
 def _completion(line: CommandLine) -> int:
     # Imported here: as in _help.
-    from kproxy.completion import script
+    from kproxy.commands.completion import script
 
     print(script(line.words[0]), end="")
     return EXIT_FINE
@@ -123,7 +124,7 @@ def _completion(line: CommandLine) -> int:
 
 def _names(words: Sequence[str]) -> int:
     """What completion scripts ask for: no help has it. Nobody wants to hear of problems while typing."""
-    from kproxy.completion import NAME_KINDS, names
+    from kproxy.commands.completion import NAME_KINDS, names
 
     if not words or words[0] not in NAME_KINDS:
         return EXIT_USAGE
@@ -136,7 +137,7 @@ def _names(words: Sequence[str]) -> int:
 def _version(line: CommandLine) -> int:
     if "json" in line.flags:
         # Imported here: only a report of a bug needs as much.
-        from kproxy.build import facts
+        from kproxy.commands.build import facts
 
         print(json.dumps(facts(), indent=2))
     else:
@@ -195,7 +196,7 @@ def _demo_conflicts(settings: Settings) -> Sequence[str]:
 
 def _run_command(line: CommandLine) -> int:
     # Imported here: only this command needs it, and it forks before there is an event loop.
-    from kproxy.run import NotRun, OneCommand, private_config
+    from kproxy.commands.run import NotRun, OneCommand, private_config
 
     is_demo = "demo" in line.flags
     settings, problems = _settings(line)
@@ -217,7 +218,7 @@ def _run_command(line: CommandLine) -> int:
 
 def _kubeconfig(line: CommandLine) -> int:
     # Imported here: only this command needs it.
-    from kproxy.handout import handout, urls_of, write_private
+    from kproxy.commands.handout import handout, urls_of, write_private
 
     record = _running(line)
     if record is not None:
@@ -239,8 +240,8 @@ def _running(line: CommandLine) -> Record | None:
     if "name" not in line.flags and any(each.option.group == LISTEN for each in line.given):
         return None
     # Imported here: as in _operations.
-    from kproxy.instance import InstanceError
-    from kproxy.operations import name_of, open_instances
+    from kproxy.commands.operations import name_of, open_instances
+    from kproxy.instances.instance import InstanceError
 
     name = name_of(line)
     with contextlib.suppress(FileNotFoundError), open_instances(create=False) as folder:
@@ -259,7 +260,7 @@ def _announce(address: str) -> None:
 
 def _check(line: CommandLine) -> int:
     # Imported here: as in _run_server.
-    from kproxy.checking import Rehearsal, document, rehearsal_lines, rehearse, settings_lines
+    from kproxy.commands.checking import Rehearsal, document, rehearsal_lines, rehearse, settings_lines
 
     settings, problems = _settings(line)
     rehearsal = Rehearsal(warnings=settings.warnings)
@@ -298,7 +299,7 @@ def _complain(*lines: str) -> None:
 
 def _operations() -> Operations:
     # Imported here: a proxy in the foreground needs none of it.
-    from kproxy.operations import Operations, Terminal
+    from kproxy.commands.operations import Operations, Terminal
 
     terminal = Terminal(announce=_announce, show=_show, complain=_complain, write=_write)
     return Operations(terminal, _settle, _run_server)

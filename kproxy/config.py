@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from kproxy.goregexp import compile_go
-from kproxy.kubeconfig import Overrides
+from kproxy.filters.goregexp import compile_go
+from kproxy.filters.policy import (
+    DEFAULT_ACCEPT_HOSTS,
+    DEFAULT_ACCEPT_ORIGINS,
+    DEFAULT_ACCEPT_PATHS,
+    DEFAULT_REJECT_METHODS,
+    DEFAULT_REJECT_PATHS,
+)
+from kproxy.kube.kubeconfig import Overrides
 from kproxy.listening import (
     ADDRESS,
     DEFAULT_ADDRESS,
@@ -37,13 +44,6 @@ from kproxy.options import (
     Patterns,
     option,
     options_of,
-)
-from kproxy.policy import (
-    DEFAULT_ACCEPT_HOSTS,
-    DEFAULT_ACCEPT_ORIGINS,
-    DEFAULT_ACCEPT_PATHS,
-    DEFAULT_REJECT_METHODS,
-    DEFAULT_REJECT_PATHS,
 )
 
 LISTEN = "Listening"

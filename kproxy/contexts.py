@@ -15,8 +15,8 @@ from typing import NamedTuple
 from urllib.parse import quote
 
 from kproxy.errors import KubeconfigError, UnknownContext
-from kproxy.kubeconfig import KubeConfig, Overrides, ResolvedContext
-from kproxy.kubecontext import resolve
+from kproxy.kube.kubeconfig import KubeConfig, Overrides, ResolvedContext
+from kproxy.kube.kubecontext import resolve
 from kproxy.requestinfo import unescaped
 
 CLUSTERS = "/clusters/"

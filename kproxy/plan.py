@@ -10,10 +10,10 @@ from pathlib import Path
 from kproxy.config import Config
 from kproxy.contexts import Contexts, select
 from kproxy.errors import ConfigError
-from kproxy.kubeconfig import KubeConfig, ResolvedContext, load, locate
-from kproxy.kubecontext import warnings_for
-from kproxy.kuberc import PluginPolicy, load_plugin_policy, policy_path
-from kproxy.policy import Policy
+from kproxy.filters.policy import Policy
+from kproxy.kube.kubeconfig import KubeConfig, ResolvedContext, load, locate
+from kproxy.kube.kubecontext import warnings_for
+from kproxy.kube.kuberc import PluginPolicy, load_plugin_policy, policy_path
 from kproxy.settings import Settings
 from kproxy.snapshot import Snapshot, take_snapshot
 
@@ -66,7 +66,7 @@ def prepare(config: Config) -> Plan:
         problems += error.problems
     if any(each.has_tls for each in config.listener_configs()):
         # Imported here: most starts serve plain http.
-        from kproxy.servertls import certificate_problems
+        from kproxy.listeners.servertls import certificate_problems
 
         problems += certificate_problems(config.listener_configs())
     try:

@@ -16,7 +16,7 @@ from kproxy.change import Change, differences, read_change
 from kproxy.config import Config
 from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError
-from kproxy.kubeconfig import ResolvedContext
+from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.log import Output, adjust
 from kproxy.plan import Clusters, Plan, authority_paths, questions, read_clusters
 from kproxy.reload import FileWatcher, in_daemon_thread

@@ -23,26 +23,26 @@ from typing import TYPE_CHECKING
 import structlog
 
 from kproxy import __version__
+from kproxy.admin.endpoints import Endpoints
+from kproxy.admin.overview import Overview
+from kproxy.admin.readiness import Readiness
 from kproxy.app import App, Prefixes
-from kproxy.binding import bind
 from kproxy.clientconfig import path_of
 from kproxy.config import Config
 from kproxy.contexts import Contexts, Served
 from kproxy.credentials import open_source
 from kproxy.downstream import Downstream
-from kproxy.endpoints import Endpoints
 from kproxy.errors import ConfigError, KubeconfigError
-from kproxy.kubeconfig import KubeConfig, ResolvedContext
-from kproxy.kubecontext import server_address, warnings_for
-from kproxy.kuberc import PluginPolicy
-from kproxy.listener import Listener
+from kproxy.filters.policy import Policy
+from kproxy.kube.kubeconfig import KubeConfig, ResolvedContext
+from kproxy.kube.kubecontext import server_address, warnings_for
+from kproxy.kube.kuberc import PluginPolicy
+from kproxy.listeners.binding import bind
+from kproxy.listeners.listener import Listener
 from kproxy.log import AccessLog, Output, configure
 from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
-from kproxy.overview import Overview
 from kproxy.plan import Clusters, Plan, prepare, questions
-from kproxy.policy import Policy
-from kproxy.readiness import Readiness
 from kproxy.relay import Relay
 from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Governed, Reloading, facts_of_all
@@ -56,7 +56,7 @@ from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
 
 if TYPE_CHECKING:
-    from kproxy.servertls import Certificates
+    from kproxy.listeners.servertls import Certificates
 
 _log = structlog.get_logger()
 
@@ -304,8 +304,8 @@ def open_certificates(config: Config) -> Certificates | None:
     if not any(each.has_tls for each in config.listener_configs()):
         return None
     # Imported here: as in plan.py.
-    from kproxy.selfsigned import SelfSigned, folder_of
-    from kproxy.servertls import Certificates
+    from kproxy.listeners.selfsigned import SelfSigned, folder_of
+    from kproxy.listeners.servertls import Certificates
 
     return Certificates(SelfSigned(folder_of(os.environ)), is_watching=config.reload)
 

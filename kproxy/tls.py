@@ -18,7 +18,7 @@ from kproxy.errors import KubeconfigError
 
 if TYPE_CHECKING:
     from kproxy.credentials.credential import ClientCertificate
-    from kproxy.kubeconfig import Cluster, User
+    from kproxy.kube.kubeconfig import Cluster, User
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")

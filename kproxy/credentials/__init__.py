@@ -19,8 +19,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kproxy.credentials.credential import ClientCertificate, Credential, CredentialSource
-from kproxy.kubeconfig import ResolvedContext
-from kproxy.kuberc import ALLOW_ALL, PluginPolicy
+from kproxy.kube.kubeconfig import ResolvedContext
+from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy
 
 __all__ = ["ClientCertificate", "Credential", "CredentialSource", "open_source"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from kproxy.kubeconfig import ResolvedContext
+from kproxy.kube.kubeconfig import ResolvedContext
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

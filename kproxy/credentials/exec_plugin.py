@@ -20,8 +20,8 @@ from kproxy.credentials.credential import ClientCertificate, Credential, bearer,
 from kproxy.credentials.exec_credential import ExecStatus, clean_hint, exec_info, parse_output
 from kproxy.credentials.expiry import certificate_life, earliest, token_life
 from kproxy.errors import ExecPluginError, KubeconfigError
-from kproxy.kubeconfig import ResolvedContext
-from kproxy.kuberc import PluginPolicy
+from kproxy.kube.kubeconfig import ResolvedContext
+from kproxy.kube.kuberc import PluginPolicy
 from kproxy.tls import client_context
 
 # After SIGTERM; SSO plugins have a listener and a browser tab to say goodbye to.

@@ -19,7 +19,7 @@ import structlog
 from kproxy.credentials.credential import ClientCertificate, Credential, CredentialSource, bearer, place
 from kproxy.credentials.expiry import Life, certificate_life, earliest, token_life
 from kproxy.errors import CredentialFileError, KubeconfigError
-from kproxy.kubeconfig import ResolvedContext, User
+from kproxy.kube.kubeconfig import ResolvedContext, User
 from kproxy.tls import client_context
 
 LOOK_SECONDS = 1.0

@@ -25,7 +25,7 @@ from kproxy.credentials.credential import Credential, bearer, place
 from kproxy.credentials.expiry import jwt_claims, schedule, token_life
 from kproxy.credentials.oidc_store import StoreError, TokenStore
 from kproxy.errors import ConfigError, KubeconfigError, RefreshError
-from kproxy.kubeconfig import AuthProvider, Cluster, ResolvedContext
+from kproxy.kube.kubeconfig import AuthProvider, Cluster, ResolvedContext
 from kproxy.tls import client_context
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from kproxy.credentials.lock_file import LockedError, locked
-from kproxy.kubeyaml import YamlError, parse
+from kproxy.kube.kubeyaml import YamlError, parse
 
 try:
     from yaml import CSafeLoader as _SafeLoader

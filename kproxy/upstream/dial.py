@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from kproxy.errors import KproxyError, UpstreamTimeout
-from kproxy.kubeconfig import Cluster
+from kproxy.kube.kubeconfig import Cluster
 from kproxy.tls import client_context
 from kproxy.upstream.failures import FOREIGN, Hop, explain
 from kproxy.upstream.proxies import Proxy

@@ -21,8 +21,8 @@ from kproxy.errors import (
     UpstreamUnreachable,
 )
 from kproxy.headers import Impersonation, authorization_block
-from kproxy.kubeconfig import ResolvedContext
-from kproxy.kubecontext import ServerAddress
+from kproxy.kube.kubeconfig import ResolvedContext
+from kproxy.kube.kubecontext import ServerAddress
 from kproxy.metrics import Tally
 from kproxy.tls import client_context
 from kproxy.upstream.carrier import Carrier

@@ -11,7 +11,7 @@ import structlog
 
 from kproxy.contexts import Contexts, Served, unknown
 from kproxy.errors import ConfigError, KubeconfigError
-from kproxy.kubeconfig import ResolvedContext
+from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.upstream.upstream import Upstream
 
 FAILURE_SECONDS = 1.0

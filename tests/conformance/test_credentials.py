@@ -18,7 +18,7 @@ from structlog.testing import capture_logs
 
 from kproxy.credentials import Credential, CredentialSource, open_source
 from kproxy.errors import ConfigError, RefreshError
-from kproxy.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
+from kproxy.kube.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
 from kproxy.tls import client_context
 from tests.support.clock import Clock
 from tests.support.exec_plugin import V1, Plugin, timestamp

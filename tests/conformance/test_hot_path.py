@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 
 import kproxy
-from kproxy.binding import bind_tcp
 from kproxy.config import Config
 from kproxy.contexts import only
-from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
-from kproxy.kuberc import ALLOW_ALL
-from kproxy.listener import Listener
+from kproxy.filters.policy import Policy
+from kproxy.kube.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
+from kproxy.kube.kuberc import ALLOW_ALL
+from kproxy.listeners.binding import bind_tcp
+from kproxy.listeners.listener import Listener
 from kproxy.log import AccessLog, configure
 from kproxy.metrics import Metrics
-from kproxy.policy import Policy
 from kproxy.relay import Relay
 from kproxy.server import open_app, open_endpoints, open_upstream
 from kproxy.upstream.upstreams import Upstreams

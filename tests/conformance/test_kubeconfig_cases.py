@@ -23,11 +23,12 @@ from typing import Any
 
 import pytest
 
-from kproxy import arguments, settings
+from kproxy import settings
+from kproxy.commands import arguments
 from kproxy.credentials import ClientCertificate
 from kproxy.errors import ConfigError
-from kproxy.kubeconfig import ResolvedContext, User, load, locate
-from kproxy.kubecontext import resolve, server_address
+from kproxy.kube.kubeconfig import ResolvedContext, User, load, locate
+from kproxy.kube.kubecontext import resolve, server_address
 from kproxy.tls import client_context
 from tests.support.kubeconfig_fixtures import Fixtures, token
 from tests.support.pod import in_pod

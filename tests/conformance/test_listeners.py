@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from kproxy.binding import Bound, ListenError, SocketFile, adopt, bind, bind_tcp, bind_unix
 from kproxy.errors import ConfigError
-from kproxy.listener import Listener
+from kproxy.listeners.binding import Bound, ListenError, SocketFile, adopt, bind, bind_tcp, bind_unix
+from kproxy.listeners.listener import Listener
 from kproxy.listening import ListenerConfig
 from tests.conformance.conftest import Pki
 from tests.support.answers import Step, answer, chunk, head, script

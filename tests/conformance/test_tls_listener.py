@@ -20,9 +20,9 @@ from typing import Any
 import pytest
 import structlog
 
+from kproxy.listeners.selfsigned import LIFE_SECONDS, SelfSigned
+from kproxy.listeners.servertls import Certificates
 from kproxy.listening import ListenerConfig
-from kproxy.selfsigned import LIFE_SECONDS, SelfSigned
-from kproxy.servertls import Certificates
 from tests.conformance.conftest import Pki
 from tests.support.answers import Step, answer, big, big_sha256, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 
 from kproxy.errors import KproxyError
-from kproxy.kubecontext import server_address
+from kproxy.kube.kubecontext import server_address
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import Proxy, proxy_for
 from tests.support import secrets

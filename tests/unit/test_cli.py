@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy import __version__
-from kproxy.arguments import IGNORED_FLAGS, CommandLine, parse
 from kproxy.cli import main
-from kproxy.commands import COMMANDS, Command, own_flags
+from kproxy.commands.arguments import IGNORED_FLAGS, CommandLine, parse
+from kproxy.commands.table import COMMANDS, Command, own_flags
+from kproxy.commands.usage import help_text
 from kproxy.config import OPTIONS, Config
 from kproxy.options import SWITCH, Option
 from kproxy.settings import load
-from kproxy.usage import help_text
 from tests.support import secrets
 from tests.support.program import kubeconfig
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.clientconfig import Reach, client_kubeconfig
-from kproxy.kubeconfig import load, locate
+from kproxy.kube.kubeconfig import load, locate
 
 # What neither YAML nor Go's strings can hold: surrogates and most control characters.
 NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufeff"), min_size=1)

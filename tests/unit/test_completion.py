@@ -8,10 +8,10 @@ import subprocess
 
 import pytest
 
-from kproxy.arguments import WISHES
 from kproxy.cli import main
-from kproxy.commands import COMMANDS, own_flags
-from kproxy.completion import script
+from kproxy.commands.arguments import WISHES
+from kproxy.commands.completion import script
+from kproxy.commands.table import COMMANDS, own_flags
 from kproxy.config import OPTIONS
 
 SHELLS = ("bash", "zsh", "fish")

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy import policy
 from kproxy.config import LIVE, OPTIONS, Config
 from kproxy.errors import ConfigError
-from kproxy.kubeconfig import Overrides
+from kproxy.filters import policy
+from kproxy.kube.kubeconfig import Overrides
 from kproxy.options import Duration, Option, Unusable
 from kproxy.settings import Given, Settings, as_flags, load, read
 from kproxy.snapshot import take_snapshot

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kproxy.contexts import CLUSTERS, Contexts, Served, label_of, only, select, slugs_of, split_path, unknown
 from kproxy.errors import KubeconfigError
-from kproxy.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
+from kproxy.kube.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
 from tests.support import secrets
 
 LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")

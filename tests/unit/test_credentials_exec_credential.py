@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from kproxy.credentials.exec_credential import clean_hint, exec_info, parse_output
-from kproxy.kubeconfig import Cluster
+from kproxy.kube.kubeconfig import Cluster
 from tests.support.exec_plugin import V1, V1BETA1
 from tests.support.secrets import plant
 

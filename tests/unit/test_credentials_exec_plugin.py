@@ -22,8 +22,8 @@ from cryptography.hazmat.primitives import serialization
 
 from kproxy.credentials import CredentialSource, exec_plugin, open_source
 from kproxy.errors import ExecPluginError
-from kproxy.kubeconfig import Cluster, ExecConfig, ResolvedContext, User
-from kproxy.kuberc import PluginPolicy
+from kproxy.kube.kubeconfig import Cluster, ExecConfig, ResolvedContext, User
+from kproxy.kube.kuberc import PluginPolicy
 from tests.support.clock import Clock
 from tests.support.exec_plugin import V1, V1BETA1, Plugin, timestamp
 from tests.support.oidc_issuer import jwt
@@ -286,7 +286,7 @@ _ON_TERMINAL = """
 import asyncio, sys
 from kproxy.credentials import open_source
 from kproxy.errors import ExecPluginError
-from kproxy.kubeconfig import Cluster, ExecConfig, ResolvedContext, User
+from kproxy.kube.kubeconfig import Cluster, ExecConfig, ResolvedContext, User
 async def main():
     config = ExecConfig(command=sys.argv[1], api_version=sys.argv[2], interactive_mode=sys.argv[3])
     source = open_source(ResolvedContext(

@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from kproxy.credentials import ClientCertificate, Credential, CredentialSource, open_source
 from kproxy.credentials.local import CombinedSource, StaticSource
 from kproxy.errors import CredentialFileError, KubeconfigError
-from kproxy.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
+from kproxy.kube.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
 from tests.support.clock import Clock
 from tests.support.oidc_issuer import jwt
 from tests.support.pki import CA
@@ -133,7 +133,7 @@ def test_only_what_is_needed_is_imported() -> None:
     program = (
         "import sys\n"
         "from kproxy.credentials import open_source\n"
-        "from kproxy.kubeconfig import Cluster, ResolvedContext, User\n"
+        "from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User\n"
         "open_source(ResolvedContext(name='x', cluster=Cluster(name='c', server='https://h'),"
         " user=User(name='u', token='t')))\n"
         "print(*(m for m in sys.modules if m.startswith('kproxy.credentials.') or m in"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from kproxy.errors import ConfigError
-from kproxy.kuberc import ALLOW_ALL, PluginPolicy, load_plugin_policy, parse_plugin_policy
+from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy, load_plugin_policy, parse_plugin_policy
 
 PATH = Path("/home/joe/.kube/kuberc")
 

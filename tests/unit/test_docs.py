@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kproxy.arguments import IGNORED_FLAGS, WISHES
-from kproxy.commands import COMMANDS, own_flags
+from kproxy.admin.endpoints import ENDPOINTS, PREFIX
+from kproxy.commands.arguments import IGNORED_FLAGS, WISHES
+from kproxy.commands.table import COMMANDS, own_flags
 from kproxy.config import OPTIONS, Config
-from kproxy.endpoints import ENDPOINTS, PREFIX
 from kproxy.listening import ENTRY_KEYS
 from kproxy.log import EVENTS
 from kproxy.metrics import METRICS

@@ -10,8 +10,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from kproxy import __version__
+from kproxy.admin.exposition import render
 from kproxy.exchange import Exchange
-from kproxy.exposition import render
 from kproxy.metrics import METRICS, Metrics, Now
 from kproxy.requestinfo import parse
 

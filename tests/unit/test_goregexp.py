@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.goregexp import GoRegexpError, compile_go
+from kproxy.filters.goregexp import GoRegexpError, compile_go
 
 CASES = json.loads((Path(__file__).parents[1] / "conformance" / "filter_cases.json").read_text())
 SYNTAX = [

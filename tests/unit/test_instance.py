@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.inquiry import CRASHED, STOPPED, as_lines, look, span
-from kproxy.instance import (
+from kproxy.instances.inquiry import CRASHED, STOPPED, as_lines, look, span
+from kproxy.instances.instance import (
     FAILED,
     SERVING,
     STARTING,

@@ -1,4 +1,4 @@
-"""kproxy.kubeconfig: which files are read, and how they become one."""
+"""kubeconfig: which files are read, and how they become one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.errors import KubeconfigError
-from kproxy.kubeconfig import KubeConfig, Sources, load, locate
+from kproxy.kube.kubeconfig import KubeConfig, Sources, load, locate
 from tests.support import secrets
 
 

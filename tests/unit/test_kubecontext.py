@@ -1,4 +1,4 @@
-"""kproxy.kubecontext and kproxy.kubevalidation: what kubeconfig and flags come to, or what is wrong."""
+"""kubecontext and kubevalidation: what kubeconfig and flags come to, or what is wrong."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.errors import KubeconfigError
-from kproxy.kubeconfig import (
+from kproxy.kube.kubeconfig import (
     AuthProvider,
     Cluster,
     Context,
@@ -22,8 +22,8 @@ from kproxy.kubeconfig import (
     ResolvedContext,
     User,
 )
-from kproxy.kubecontext import ServerAddress, resolve, server_address, warnings_for
-from kproxy.kubevalidation import timeout_seconds
+from kproxy.kube.kubecontext import ServerAddress, resolve, server_address, warnings_for
+from kproxy.kube.kubevalidation import timeout_seconds
 from tests.support import secrets
 
 FILE = Path("/home/me/.kube/config")

@@ -1,4 +1,4 @@
-"""kproxy.kubeyaml: YAML as kubectl reads it, and fields that must have the right type."""
+"""kubeyaml: YAML as kubectl reads it, and fields that must have the right type."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.kubeyaml import Section, YamlError, parse
+from kproxy.kube.kubeyaml import Section, YamlError, parse
 
 
 def scalar(text: str) -> object:

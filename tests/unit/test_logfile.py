@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.instances.logtail import log_lines
 from kproxy.logfile import LogFile, LogFileError
-from kproxy.logtail import log_lines
 
 LINE = b"x" * 99 + b"\n"
 

@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from kproxy import __version__
-from kproxy.arguments import parse
+from kproxy.admin.endpoints import PROBES
+from kproxy.commands.arguments import parse
 from kproxy.config import Config
-from kproxy.endpoints import PROBES
 from kproxy.plan import compile_policy
 from kproxy.settings import read
 from tests.support.manifests import (

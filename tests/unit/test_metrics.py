@@ -7,8 +7,8 @@ import timeit
 import pytest
 
 from kproxy import metrics
+from kproxy.admin.exposition import render
 from kproxy.exchange import Exchange
-from kproxy.exposition import render
 from kproxy.metrics import MAX_LABEL_SETS, Metrics, Now, Scrape, Totals
 from kproxy.requestinfo import parse
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.pathrules import leaves_root, opens_stream, readings
+from kproxy.filters.pathrules import leaves_root, opens_stream, readings
 from kproxy.requestinfo import canonical_path, decoded_path
 
 ANY_PATH = st.text(st.characters(max_codepoint=0xFF, exclude_characters="?"), max_size=30).map("/".__add__)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.portholder import conflicting, holder_of, parse_table, program_name
+from kproxy.listeners.portholder import conflicting, holder_of, parse_table, program_name
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has /proc")
 

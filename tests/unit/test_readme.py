@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from kproxy import cli, daemon, downstream, relay, tunnel, wire
-from kproxy.arguments import IGNORED_FLAGS, WISHES
-from kproxy.build import facts
-from kproxy.commands import own_flags
+from kproxy import cli, downstream, relay, tunnel, wire
+from kproxy.commands.arguments import IGNORED_FLAGS, WISHES
+from kproxy.commands.build import facts
+from kproxy.commands.table import own_flags
 from kproxy.config import OPTIONS, Config
 from kproxy.credentials import local, renewal
+from kproxy.instances import daemon
 from tests.bench.report import BEGIN, END
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = ("credentials", "upstream", "upstream/http2", "demo")
+PACKAGES = (
+    "filters", "kube", "credentials", "upstream", "upstream/http2", "admin", "listeners", "instances",
+    "commands", "demo",
+)  # fmt: skip
 
 
 @cache

@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from kproxy.arguments import parse
+from kproxy.commands.arguments import parse
 from kproxy.config import Config
 from kproxy.errors import ConfigError
-from kproxy.service import (
+from kproxy.instances.service import (
     LAUNCHD,
     SYSTEMD,
     Service,
@@ -215,7 +215,7 @@ def test_the_program_is_the_one_that_runs(monkeypatch: pytest.MonkeyPatch, tmp_p
     found = service()
     assert found.command[:3] == (str(python), "-m", "kproxy")
     assert found.folder is not None
-    assert (Path(found.folder) / "kproxy" / "service.py").exists()
+    assert (Path(found.folder) / "kproxy" / "instances" / "service.py").exists()
     (tmp_path / "kproxy").touch(mode=0o755)
     found = service()
     assert (found.command[0], found.folder) == (str(tmp_path / "kproxy"), None)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from typing import cast
 
 from kproxy.app import App, Prefixes
-from kproxy.binding import bind_tcp
 from kproxy.config import Config
 from kproxy.contexts import only
-from kproxy.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
-from kproxy.kuberc import PluginPolicy
-from kproxy.listener import Listener
+from kproxy.filters.policy import Policy
+from kproxy.kube.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
+from kproxy.kube.kuberc import PluginPolicy
+from kproxy.listeners.binding import bind_tcp
+from kproxy.listeners.listener import Listener
 from kproxy.metrics import Metrics
-from kproxy.policy import Policy
 from kproxy.relay import Relay
 from kproxy.server import open_endpoints, open_upstream
 from kproxy.upstream.upstreams import Upstreams

@@ -167,7 +167,7 @@ def _refuse(error: OSError, address: str, port: int, setting: str) -> NoReturn:
     another = "with --port" if setting == "--address" else f"for {setting}"
     if error.errno == errno.EADDRINUSE:
         # Imported here: a start that goes well does not ask who has its port.
-        from kproxy.portholder import holder_of
+        from kproxy.listeners.portholder import holder_of
 
         holder = holder_of(address, port)
         raise ListenError(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from kproxy.goregexp import GoRegexpError, compile_go
+from kproxy.filters.goregexp import GoRegexpError, compile_go
 
 
 class Rule(NamedTuple):

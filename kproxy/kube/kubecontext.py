@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import quote
 
 from kproxy.errors import KubeconfigError
-from kproxy.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
-from kproxy.kubevalidation import (
+from kproxy.kube.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
+from kproxy.kube.kubevalidation import (
     cluster_problems,
     flag_problems,
     read_problems,

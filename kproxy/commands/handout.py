@@ -12,7 +12,7 @@ from pathlib import Path
 from kproxy.clientconfig import FIRST_LINE, client_kubeconfig, reaches
 from kproxy.config import Config
 from kproxy.errors import KproxyError, KubeconfigError
-from kproxy.inquiry import ask, certificate_of
+from kproxy.instances.inquiry import ask, certificate_of
 from kproxy.listening import joined
 
 
@@ -61,7 +61,7 @@ def handout(config: Config, urls: Sequence[str], folder: str) -> str:
     nobody = None
     if is_tls:
         # Imported here: cryptography, which makes it, takes 0.1 s.
-        from kproxy.selfsigned import new_pair
+        from kproxy.listeners.selfsigned import new_pair
 
         nobody = new_pair(["kproxy.invalid"], time.time())
     return client_kubeconfig(contexts, current, nobody=nobody)
@@ -70,7 +70,7 @@ def handout(config: Config, urls: Sequence[str], folder: str) -> str:
 def _namespaces(config: Config, names: Sequence[str]) -> Mapping[str, str | None]:
     """Of the contexts, as far as the kubeconfig at hand has them."""
     # Imported here: YAML is not needed before something has answered.
-    from kproxy.kubeconfig import load, locate
+    from kproxy.kube.kubeconfig import load, locate
 
     if config.namespace:
         return dict.fromkeys(names, config.namespace)

@@ -15,11 +15,11 @@ from urllib.parse import parse_qs
 
 import structlog
 
+from kproxy.admin.overview import Overview
+from kproxy.admin.readiness import Readiness
 from kproxy.downstream import Discard, Downstream
 from kproxy.errors import BadRequest, KproxyError, NotServed
 from kproxy.log import hide_secrets
-from kproxy.overview import Overview
-from kproxy.readiness import Readiness
 from kproxy.upstream.upstreams import Upstreams
 from kproxy.wire import RequestHead
 
@@ -151,7 +151,7 @@ class Endpoints:
 
     def _send_page(self, downstream: Downstream, known: Mapping[str, str], only: str | None) -> None:
         # Imported here: most instances are never looked at in a browser.
-        from kproxy.statuspage import CONTENT_SECURITY_POLICY, render
+        from kproxy.admin.statuspage import CONTENT_SECURITY_POLICY, render
 
         endpoints = {PREFIX + each: about.replace("`", "") for each, about in known.items()}
         page = render(self._status(downstream, only), self._overview.streams(only), endpoints)
@@ -188,7 +188,7 @@ class Endpoints:
     async def _write_metrics(self, accept: str) -> _Answer:
         # Imported here, and in the thread: with prometheus_client it takes as long as all the rest of kproxy.
         def render() -> tuple[bytes, str]:
-            from kproxy import exposition
+            from kproxy.admin import exposition
 
             return exposition.render(scrape, accept)
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from kproxy.errors import KubeconfigError
-from kproxy.kubeconfig import Cluster, ExecConfig, Overrides, User
+from kproxy.kube.kubeconfig import Cluster, ExecConfig, Overrides, User
 
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")

@@ -14,10 +14,10 @@ import structlog
 
 from kproxy.credentials.expiry import certificate_life, format_timestamp
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.keypair import UnusablePairError, fingerprint_of, load_pair
+from kproxy.listeners.keypair import UnusablePairError, fingerprint_of, load_pair
+from kproxy.listeners.selfsigned import SelfSigned
 from kproxy.listening import ListenerConfig
 from kproxy.reload import FileWatcher, in_daemon_thread
-from kproxy.selfsigned import SelfSigned
 from kproxy.snapshot import Snapshot, take_snapshot
 
 _DAY_SECONDS = 86_400.0

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from kproxy.config import OPTIONS, Config
 from kproxy.contexts import Served
 from kproxy.errors import ConfigError, KubeconfigError
-from kproxy.kubeconfig import ResolvedContext
-from kproxy.kubecontext import warnings_for
+from kproxy.kube.kubeconfig import ResolvedContext
+from kproxy.kube.kubecontext import warnings_for
 from kproxy.options import Option
 from kproxy.plan import Plan, prepare, questions
 from kproxy.server import open_upstream

@@ -17,9 +17,9 @@ from functools import partial
 from typing import NamedTuple
 
 from kproxy.errors import ConfigError, Denied
+from kproxy.filters.pathrules import leaves_root, opens_stream, readings
+from kproxy.filters.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
 from kproxy.listening import is_loopback
-from kproxy.pathrules import leaves_root, opens_stream, readings
-from kproxy.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
 
 _STREAMS = {"^/api/.*/pods/.*/exec": "exec", "^/api/.*/pods/.*/attach": "attach"}
 

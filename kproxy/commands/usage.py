@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from textwrap import wrap
 
-from kproxy.arguments import IGNORED_FLAGS, WISHES
-from kproxy.commands import COMMANDS, Command, Flag
+from kproxy.commands.arguments import IGNORED_FLAGS, WISHES
+from kproxy.commands.table import COMMANDS, Command, Flag
 from kproxy.config import OPTIONS
 from kproxy.options import Option
 

@@ -15,15 +15,16 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-from kproxy import arguments, daemon, service
-from kproxy.arguments import CommandLine
+from kproxy.commands import arguments
+from kproxy.commands.arguments import CommandLine
 from kproxy.errors import ConfigError
-from kproxy.inquiry import as_json, as_lines, look
-from kproxy.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
-from kproxy.keeper import Launch
+from kproxy.instances import daemon, service
+from kproxy.instances.inquiry import as_json, as_lines, look
+from kproxy.instances.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
+from kproxy.instances.keeper import Launch
+from kproxy.instances.logtail import log_lines
+from kproxy.instances.service import LAUNCHD, SYSTEMD
 from kproxy.logfile import LogFile
-from kproxy.logtail import log_lines
-from kproxy.service import LAUNCHD, SYSTEMD
 from kproxy.settings import Settings, as_flags
 from kproxy.supervisor import Supervisor
 
@@ -84,7 +85,7 @@ class Operations:
 
     def restart(self, line: CommandLine) -> None:
         # Imported here: only a restart looks before it leaps, with an event loop.
-        from kproxy.checking import rehearse
+        from kproxy.commands.checking import rehearse
 
         with open_instances(create=True) as folder:
             name = name_of(line)

@@ -9,9 +9,9 @@ import ssl
 from collections.abc import Callable
 from typing import Literal
 
-from kproxy.binding import BACKLOG, SocketFile
 from kproxy.downstream import Downstream
 from kproxy.exchange import Exchange
+from kproxy.listeners.binding import BACKLOG, SocketFile
 from kproxy.listening import is_loopback, joined
 from kproxy.wire import RequestHead
 

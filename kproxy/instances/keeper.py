@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 from kproxy import __version__
 from kproxy.config import Config
-from kproxy.instance import (
+from kproxy.instances.instance import (
     SERVING,
     STARTING,
     STOPPING,

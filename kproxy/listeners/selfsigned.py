@@ -17,7 +17,7 @@ from pathlib import Path
 
 from kproxy.credentials.expiry import certificate_life
 from kproxy.errors import KproxyError
-from kproxy.keypair import UnusablePairError, der_of, load_pair
+from kproxy.listeners.keypair import UnusablePairError, der_of, load_pair
 
 NAMES = ("localhost", "*.localhost", "127.0.0.1", "::1")
 """What every certificate is for, besides the addresses that are listened on."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kproxy.commands import COMMANDS, Command, Flag, own_flags
+from kproxy.commands.table import COMMANDS, Command, Flag, own_flags
 from kproxy.config import OPTIONS
 from kproxy.options import SWITCH, Option, Unusable, nearest
 from kproxy.settings import Given

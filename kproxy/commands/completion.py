@@ -11,8 +11,8 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kproxy.arguments import IGNORED_FLAGS, WISHES
-from kproxy.commands import COMMANDS, NAMES_COMMAND, Command, Flag
+from kproxy.commands.arguments import IGNORED_FLAGS, WISHES
+from kproxy.commands.table import COMMANDS, NAMES_COMMAND, Command, Flag
 from kproxy.config import OPTIONS
 from kproxy.options import FOLDER, SWITCH, Choice, FilePath, Names, Option, SearchPath
 
@@ -442,9 +442,9 @@ def names(kind: str, words: Sequence[str], environ: Mapping[str, str]) -> list[s
     Raises KproxyError where there are none to be had.
     """
     # Imported here: a script is made without YAML and without a look at any file.
-    from kproxy.arguments import parse
-    from kproxy.instance import InstanceFolder, state_folder
-    from kproxy.kubeconfig import load, locate
+    from kproxy.commands.arguments import parse
+    from kproxy.instances.instance import InstanceFolder, state_folder
+    from kproxy.kube.kubeconfig import load, locate
     from kproxy.settings import read
 
     if kind == INSTANCES:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from kproxy.config import OPTIONS, Config
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.instance import DEFAULT_NAME
+from kproxy.instances.instance import DEFAULT_NAME
 from kproxy.options import FOLDERS
 
 SYSTEMD, LAUNCHD = "systemd", "launchd"
@@ -85,7 +85,7 @@ def _program() -> tuple[tuple[str, ...], str | None]:
     script = Path(sys.executable).with_name("kproxy")
     if os.access(script, os.X_OK):
         return (str(script),), None
-    home = str(Path(__file__).resolve().parents[1])
+    home = str(Path(__file__).resolve().parents[2])
     return (sys.executable, "-m", "kproxy"), None if _is_installed(home) else home
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kproxy.instance import FAILED, SERVING, STARTING, InstanceFolder, Record
+from kproxy.instances.instance import FAILED, SERVING, STARTING, InstanceFolder, Record
 
 CRASHED, STOPPED = "crashed", "stopped"
 ASK_SECONDS = 2.0

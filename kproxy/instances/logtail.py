@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from kproxy.instance import LogFiles
+from kproxy.instances.instance import LogFiles
 
 POLL_SECONDS = 0.2
 PIECE_BYTES = 1 << 16

@@ -13,10 +13,10 @@ import socket
 import time
 from dataclasses import replace
 
-from kproxy.detaching import start_detached
 from kproxy.errors import KproxyError
-from kproxy.instance import FAILED, SERVING, InstanceError, InstanceFolder, Record, send_signal
-from kproxy.keeper import Keeper, Launch, Run
+from kproxy.instances.detaching import start_detached
+from kproxy.instances.instance import FAILED, SERVING, InstanceError, InstanceFolder, Record, send_signal
+from kproxy.instances.keeper import Keeper, Launch, Run
 
 START_SECONDS = 60.0
 """How long a start may take: nothing is fetched before it serves, but a network home may be slow."""

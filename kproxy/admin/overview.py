@@ -11,7 +11,7 @@ from kproxy import __version__
 from kproxy.contexts import Served
 from kproxy.credentials.expiry import format_timestamp
 from kproxy.downstream import Listener
-from kproxy.kubeconfig import ResolvedContext
+from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.log import hide_secrets
 from kproxy.metrics import Metrics, Now, Scrape
 from kproxy.relay import Relay, RelayedRequest

@@ -15,8 +15,15 @@ from dataclasses import replace
 from typing import Any
 
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.instance import FAILED, InstanceError, InstanceFolder, Record, process_start, send_signal
-from kproxy.keeper import Keeper, Launch, Run
+from kproxy.instances.instance import (
+    FAILED,
+    InstanceError,
+    InstanceFolder,
+    Record,
+    process_start,
+    send_signal,
+)
+from kproxy.instances.keeper import Keeper, Launch, Run
 from kproxy.logfile import LogFile
 from kproxy.supervisor import SUPERVISOR_VARIABLES
 

@@ -1,0 +1,1 @@
+"""kproxy in the background: started, stopped, and asked how it is."""

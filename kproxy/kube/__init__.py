@@ -1,0 +1,1 @@
+"""kubeconfig files by client-go's rules."""
