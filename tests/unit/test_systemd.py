@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kproxy.errors import ConfigError
+from kproxy.log import configure
 from kproxy.supervisor import Serving
 from kproxy.systemd import Notifier, take_notifier, take_passed_sockets
 
@@ -87,15 +88,16 @@ async def test_the_watchdog_is_fed_at_half_of_its_time(manager: socket.socket) -
     assert at[-1] - at[0] < 4 * 0.1
 
 
-async def test_a_manager_that_is_gone_is_told_of_once(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_a_manager_that_is_gone_is_told_of_once(tmp_path: Path) -> None:
     """kproxy serves all the same."""
-    notifier = Notifier(str(tmp_path / "gone"), None)
-    notifier.serving(WHAT)
-    notifier.stopping()
-    notifier.close()
-    assert capsys.readouterr().out.count("supervisor.unreachable") == 1
+    log = tmp_path / "log"
+    with log.open("w") as stream:
+        configure("json", 0, stream)
+        notifier = Notifier(str(tmp_path / "gone"), None)
+        notifier.serving(WHAT)
+        notifier.stopping()
+        notifier.close()
+    assert log.read_text().count("supervisor.unreachable") == 1
 
 
 @pytest.mark.parametrize(
