@@ -344,6 +344,11 @@ class Downstream(asyncio.Protocol):
         """`handler` answers the request at hand and must end with `finish` or `abort`."""
         self._handler = handler
 
+    @property
+    def answering(self) -> asyncio.Task[None] | None:
+        """The task that answers the request at hand, if one does."""
+        return self._task
+
     def run(self, answer: Coroutine[Any, Any, None], handler: Handler) -> None:
         """Answer the request at hand in a task that ends with the connection."""
         self._handler = handler

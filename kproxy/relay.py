@@ -23,6 +23,7 @@ from kproxy.errors import (
     KproxyError,
     UpgradeFailed,
     UpstreamProtocolError,
+    UpstreamTimeout,
     UpstreamUnreachable,
 )
 from kproxy.framing import Body, body_of
@@ -532,12 +533,14 @@ class RelayedRequest:
     def _may_retry(self, carrier: Carrier, error: KproxyError, *, is_unprocessed: bool) -> bool:
         """Whether the API server cannot have acted on the request, or acting twice is the same as once.
 
-        A connection that was closed while it was idle: its end crossed our request (RFC 9112, 9.3.1).
+        A connection that ended while it was idle: its end crossed our request (RFC 9112, 9.3.1), or it is
+        found to be dead after a laptop's sleep.
         """
         if self._replay is None or self._retries == MAX_RETRIES:
             return False
-        is_crossed = self._body_is_complete and carrier.is_reused and isinstance(error, UpstreamUnreachable)
-        return is_unprocessed or (is_crossed and self.method in _IDEMPOTENT)
+        was_dead = carrier.is_reused and isinstance(error, UpstreamUnreachable | UpstreamTimeout)
+        is_repeatable = self._body_is_complete and self.method in _IDEMPOTENT
+        return is_unprocessed or (was_dead and is_repeatable)
 
     # -- ends --
 

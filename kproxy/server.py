@@ -77,7 +77,8 @@ def run(
     `name` is that of the instance, if it has one.
     `announce` is told the bound address once connections are accepted, and `supervisor` after it. `settings`
     is what `config` was made from, and is read again when it changes; without it nothing is. Raises
-    ConfigError with every problem found before that, ListenError when the address cannot be had.
+    ConfigError with every problem found before that, ListenError when the address cannot be had, and
+    KeyboardInterrupt when a signal came first.
     """
     make_room = log_file.make_room if log_file is not None else None
     output = configure(config.log_format, config.verbosity, make_room=make_room)
@@ -86,6 +87,8 @@ def run(
             return loop.run_until_complete(
                 _serve(config, settings, announce, output, loop, demo, supervisor, until, name)
             )
+        except _EndedBeforeServingError:
+            raise KeyboardInterrupt from None
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
 
@@ -120,7 +123,7 @@ async def _serve(
 
             cluster = await owned.enter_async_context(DemoCluster())
             config = replace(config, kubeconfig=str(cluster.kubeconfig_path))
-        plan = prepare(config)
+        plan = await _prepared(config, stopping)
         access_log = AccessLog(output, loop)
         metrics = Metrics(access_log.write)
 
@@ -185,6 +188,21 @@ async def _serve(
         await drain(listeners, relay, stopping, config.grace_period_seconds)
     _log.info("server.stopped")
     return 0
+
+
+async def _prepared(config: Config, stopping: _Stopping) -> Plan:
+    """`prepare`, which reads files that may hang, as in a network home: signals count meanwhile."""
+    reading = asyncio.ensure_future(in_daemon_thread(lambda: prepare(config)))
+    asked = asyncio.ensure_future(stopping.first.wait())
+    try:
+        await asyncio.wait((reading, asked), return_when=asyncio.FIRST_COMPLETED)
+        if not reading.done():
+            raise _EndedBeforeServingError
+        return reading.result()
+    finally:
+        for each in (reading, asked):
+            each.cancel()
+        await asyncio.gather(reading, asked, return_exceptions=True)
 
 
 def _serving(listeners: Sequence[Listener], config: Config, plan: Plan) -> Serving:
@@ -383,6 +401,10 @@ def _www_warnings(www: str | None) -> Iterator[str]:
         yield f"Failed to stat static file directory {www}: {error.strerror}"
 
 
+class _EndedBeforeServingError(Exception):
+    """A signal came while there was nothing yet to end in order."""
+
+
 class _Stopping:
     """Signals as events: the first asks to drain, the second to end at once."""
 
@@ -407,6 +429,11 @@ class _Stopping:
             self._loop.remove_signal_handler(number)
 
 
+def _answering(listeners: Sequence[Listener]) -> list[asyncio.Task[None]]:
+    """The tasks that answer with pages of ours."""
+    return [each.answering for each in _connections(listeners) if each.answering is not None]
+
+
 async def drain(
     listeners: Sequence[Listener], relay: Relay, stopping: _Stopping, grace_seconds: float
 ) -> None:
@@ -417,13 +444,14 @@ async def drain(
     for downstream in _connections(listeners):
         downstream.close_when_idle()
     deadline = asyncio.get_running_loop().time() + grace_seconds
-    while relay.has_short_requests():
+    while relay.has_short_requests() or _answering(listeners):
         left = deadline - asyncio.get_running_loop().time()
         if left <= 0 or stopping.second.is_set():
             break
         relay.ended.clear()
         waits = [asyncio.ensure_future(relay.ended.wait()), asyncio.ensure_future(stopping.second.wait())]
-        await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+        either = [*waits, *_answering(listeners)]
+        await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
         for wait in waits:
             wait.cancel()
         await asyncio.gather(*waits, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Protocol, cast
 
@@ -205,9 +206,25 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         receiver, body = self._receiver, self._body
-        if receiver is not None and body is not None and isinstance(body, CloseBody):
+        if receiver is not None and isinstance(body, CloseBody) and not self._is_cut():
             self.keep_alive = False
             self._finish(receiver, body)
+        return False
+
+    def _is_cut(self) -> bool:
+        """Whether TLS ended without a goodbye: what lasts until the end may then be a part (RFC 9112, 9.8).
+
+        uvloop reports that as an error of its own, asyncio does not.
+        """
+        ssl_object = self.transport.get_extra_info("ssl_object") if self.transport is not None else None
+        if ssl_object is None:
+            return False
+        try:
+            ssl_object.read(1)
+        except ssl.SSLWantReadError:
+            return True
+        except ssl.SSLError:
+            return False
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:

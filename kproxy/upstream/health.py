@@ -16,6 +16,13 @@ class Health:
     read_idle_seconds: float = 30.0
     ping_seconds: float = 15.0
 
+    @property
+    def rest_seconds(self) -> float:
+        """A connection that was silent for longer is asked with its next request, so that who waits for the
+        answer waits for one PING at most.
+        """
+        return self.read_idle_seconds / 6
+
 
 _VARIABLES = {
     "HTTP2_READ_IDLE_TIMEOUT_SECONDS": "read_idle_seconds",

@@ -14,7 +14,18 @@ from tests.support import http2_frames, secrets
 from tests.support.answers import BLOCK
 from tests.support.api_server import ask
 from tests.support.client import request_bytes
-from tests.support.http2_answers import JSON, answer, big, echo, head, raw, script, wait_until_over, watch
+from tests.support.http2_answers import (
+    JSON,
+    answer,
+    big,
+    echo,
+    head,
+    raw,
+    script,
+    sequence,
+    wait_until_over,
+    watch,
+)
 from tests.support.http2_frames import PING
 from tests.support.http2_server import H2, Http2Server, Stream
 from tests.support.pki import CA
@@ -66,6 +77,20 @@ async def test_a_dead_idle_connection_is_not_used_again(http2_gateway: Http2Gate
     async with asyncio.timeout(PATIENCE_SECONDS + SLACK_SECONDS):
         await http2_gateway.connections[0].ended.wait()
     assert (await http2_gateway.request("POST", "/api", body=b"x")).json()["connection"] == 1
+
+
+async def test_the_first_request_after_a_rest_finds_out(http2_gateway: Http2Gateway) -> None:
+    """A laptop has slept: PING goes with the request, which is sent again on a good connection."""
+    http2_gateway.server.holds = {PING}
+    http2_gateway.streams_for(echo())
+    assert (await http2_gateway.request()).json()["connection"] == 0
+    http2_gateway.server.holds = set()
+    http2_gateway.streams_for(sequence(script(wait_until_over), echo()))
+    await asyncio.sleep(0.3)  # the rest: over a sixth of the second after which PING comes by itself
+    asked = asyncio.ensure_future(http2_gateway.request())
+    _, stream = await http2_gateway.server.wait_for_streams(2)
+    await http2_gateway.server.wait_for(lambda: stream.connection.seen(PING), "a PING", 0.5)
+    assert (await asked).json()["connection"] == 1
 
 
 async def test_a_quiet_watch_lives_on(http2_gateway: Http2Gateway) -> None:

@@ -216,6 +216,19 @@ def test_ctrl_c_during_the_start_is_quiet() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_start_that_hangs_can_be_ended(tmp_path: Path, number: int) -> None:
+    """A kubeconfig on a dead disk, here a pipe that nobody writes to."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with (
+        Process([sys.executable, "-m", "kproxy", "--port=0", f"--kubeconfig={pipe}"]) as program,
+        pipe.open("wb"),  # comes back when kproxy has begun to read
+    ):
+        assert program.stop(number, timeout=5) == 130
+    assert program.stdout == ""
+
+
 def test_settings_come_from_variables_and_the_config_file(config: Path, tmp_path: Path) -> None:
     """A daemon needs no flags at all."""
     settings = tmp_path / "config.yaml"

@@ -89,6 +89,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         """The TLS context it was dialled with, by identity: no new stream outlives that."""
         self._loop = loop
         self._health = health
+        self._rest_seconds = health.rest_seconds
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Http2Stream] = {}
         self._pledged = 0
@@ -167,6 +168,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         stream.send_window_bytes = self._initial_window_bytes
         self._streams[stream_id] = stream
         self.write_block(stream_id, block, ends=ends)
+        if self._pledged == 1 and self._loop.time() - self._heard_at > self._rest_seconds:
+            self._ping_after_rest()
 
     def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None:
         """Send a header block."""
@@ -494,13 +497,23 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     # -- health --
 
+    def _ping_after_rest(self) -> None:
+        """Ask for a sign of life with the first request after a while: a laptop may have slept meanwhile."""
+        if self._pinged_at is None and self._checkup is not None:
+            self._checkup.cancel()
+            self._ping(self._loop.time())
+
+    def _ping(self, now: float) -> None:
+        self._pinged_at = now
+        self.write(frame(PING, 0, 0, bytes(8)))
+        self._checkup = self._loop.call_later(self._health.ping_seconds, self._check_up)
+
     def _check_up(self) -> None:
         """Ask a silent peer for a sign of life, and give up on one that does not answer."""
         self._checkup = None
         if self._transport is None:
             return
         now = self._loop.time()
-        health = self._health
         if self._pinged_at is not None and self._heard_at < self._pinged_at:
             self._lose(
                 UpstreamTimeout(
@@ -510,13 +523,11 @@ class Http2Connection(asyncio.BufferedProtocol):
             )
             return
         self._pinged_at = None
-        silent_seconds = now - self._heard_at
-        wait_seconds = health.read_idle_seconds - silent_seconds
-        if wait_seconds <= 0.001:
-            self._pinged_at = now
-            self.write(frame(PING, 0, 0, bytes(8)))
-            wait_seconds = health.ping_seconds
-        self._checkup = self._loop.call_later(wait_seconds, self._check_up)
+        wait_seconds = self._heard_at + self._health.read_idle_seconds - now
+        if wait_seconds > 0.001:
+            self._checkup = self._loop.call_later(wait_seconds, self._check_up)
+        else:
+            self._ping(now)
 
     # -- ends --
 
