@@ -99,6 +99,8 @@ def _be_the_daemon(
         report.problems(error.problems)
     except (KproxyError, OSError) as error:
         report.failure(str(error))
+    except KeyboardInterrupt:
+        report.failure("a signal ended it before it served")
     except BaseException as error:
         report.failure(f"{type(error).__name__}, which is a bug in kproxy; the log has more")
         with contextlib.suppress(OSError):
