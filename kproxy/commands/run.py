@@ -231,7 +231,7 @@ def private_config(settings: Settings, *, is_unix: bool) -> tuple[Config, list[s
             changes[option.field] = _OURS.get(option.field, option.default)
     if is_unix or settings.config.unix_socket:
         changes["port"] = Config().port
-    return replace(settings.config, **changes), problems  # type: ignore[arg-type]
+    return replace(settings.config, **changes), problems  # type: ignore[arg-type]  # values by field name
 
 
 def _make_folder() -> Path:

@@ -25,7 +25,7 @@ from kproxy.kube.kubeyaml import YamlError, parse
 try:
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]  # the same by another class
 
 # How long whoever holds a lock is waited for; requests may be waiting for us.
 LOCK_SECONDS = 2.0

@@ -21,7 +21,7 @@ _JSON_TYPES = (JSON, JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH)
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-class _Loader(_SafeLoader):  # type: ignore[misc]
+class _Loader(_SafeLoader):  # type: ignore[misc]  # which of the two is known at run time
     """YAML as Kubernetes reads it: a date without quotes is a string, as in JSON."""
 
 

@@ -21,7 +21,7 @@ from yaml.constructor import ConstructorError
 try:
     from yaml import CSafeLoader as _SafeLoader
 except ImportError:  # PyYAML built without libyaml: ten times slower, and it refuses tabs in JSON
-    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]
+    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]  # the same by another class
 
 
 _Value = TypeVar("_Value")
@@ -39,7 +39,7 @@ class _Loader(_SafeLoader):
     """PyYAML with go-yaml's scalars: `y` and `n` are booleans, dates and sexagesimal numbers strings."""
 
     # go-yaml v2, resolve.go. Emptied first: the class attribute belongs to PyYAML's own loader.
-    yaml_implicit_resolvers: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    yaml_implicit_resolvers: dict[str | None, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012 -- as PyYAML has it
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Keys become strings as in the step to JSON: `n: 1` is `{"false": 1}`; the last of equals wins."""
