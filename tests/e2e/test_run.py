@@ -389,13 +389,16 @@ def test_in_the_background_of_a_pipeline(demo: Cluster, runtime: Path) -> None:
 
 
 COUNTING = (
-    "import os, signal, sys\n"
+    "import os, signal, sys, threading\n"
     "count = 0\n"
-    "def got(*_):\n"
+    # A handler written in Python would not run while its thread is about to read, and then reads.
+    "signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})\n"
+    "def listen():\n"
     "    global count\n"
-    "    count += 1\n"
-    "    os.write(1, b'got %d' % count)\n"
-    "signal.signal(signal.SIGINT, got)\n"
+    "    while signal.sigwait({signal.SIGINT}):\n"
+    "        count += 1\n"
+    "        os.write(1, b'got %d' % count)\n"
+    "threading.Thread(target=listen, daemon=True).start()\n"
     "print('ready', flush=True)\n"
     "for line in sys.stdin:\n"
     "    print('line', line.strip(), count, flush=True)\n"

@@ -267,8 +267,8 @@ def python(code: str) -> Process:
 
 def test_process_tells_output_and_exit_code() -> None:
     """Output can be waited for, and the exit code is the program's own."""
-    code = "import signal, sys; signal.signal(15, lambda *_: sys.exit(7)); print('up'); sys.stdout.flush()"
-    with python(code + "; signal.pause()") as process:
+    code = "import signal, sys; signal.pthread_sigmask(signal.SIG_BLOCK, [15]); print('up', flush=True)"
+    with python(code + "; signal.sigwait([15]); sys.exit(7)") as process:
         assert process.wait_for_output("^(u)p$", "stdout")[1] == "u"
         assert process.stop() == 7
 
