@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from tests.support import secrets
+from tests.support import ports, secrets
 
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 20.0
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -102,6 +102,13 @@ async def _clean_loop() -> AsyncIterator[None]:
         task.cancel()
     if problems:
         pytest.fail("\n".join(problems), pytrace=False)
+
+
+@pytest.fixture
+def reserved_port() -> Iterator[int]:
+    """See `ports.reserved_port`."""
+    with ports.reserved_port() as port:
+        yield port
 
 
 @pytest.hookimpl(wrapper=True)

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import random
-import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
@@ -28,11 +26,12 @@ from tests.support import proc, secrets
 from tests.support.answers import BLOCK, big, head
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_server import H2, Http2Connection, Http2Responder, Http2Server, Stream
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
+from tests.support.ports import reserved_port
 from tests.support.program import KubectlProxy, Program, ProxyProcess, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request, Responder
 
-SETTLE_SECONDS = 3.0
 COMPARES = os.environ.get("KPROXY_TEST_SUBJECT") == "kubectl"
 
 
@@ -129,7 +128,9 @@ class Gateway:
     def sockets(self) -> int:
         return proc.sockets(self.program.pid)
 
-    async def until(self, condition: Callable[[], bool], what: str, seconds: float = SETTLE_SECONDS) -> None:
+    async def until(
+        self, condition: Callable[[], bool], what: str, seconds: float = LAST_RESORT_SECONDS
+    ) -> None:
         """Wait for a fact about the process, which nothing announces."""
         deadline = time.monotonic() + seconds
         while not condition():
@@ -137,7 +138,7 @@ class Gateway:
                 raise AssertionError(f"not within {seconds:g} s: {what}")
             await asyncio.sleep(0.005)
 
-    async def finished(self, path: str, *, seconds: float = SETTLE_SECONDS) -> list[dict[str, Any]]:
+    async def finished(self, path: str, *, seconds: float = LAST_RESORT_SECONDS) -> list[dict[str, Any]]:
         """The `request.finished` log lines for `path`, once there is one."""
 
         def lines() -> list[dict[str, Any]]:
@@ -225,14 +226,23 @@ def pki() -> Pki:
 
 
 @pytest.fixture(scope="module")
+def upstream_port() -> Iterator[int]:
+    """Where the kubeconfig says that the API server is."""
+    with reserved_port() as port:
+        yield port
+
+
+@pytest.fixture(scope="module")
 def served(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, pki: Pki
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    pki: Pki,
+    upstream_port: int,
 ) -> Iterator[Served]:
-    port = free_port()
     token = secrets.plant("token")
     path = kubeconfig(
         tmp_path_factory.mktemp("served"),
-        f"https://127.0.0.1:{port}",
+        f"https://127.0.0.1:{upstream_port}",
         ca_pem=pki.ca.pem,
         token=token,
         client_certificate=pki.client_certificate,
@@ -246,7 +256,7 @@ def served(
             program.wait_for_output("server.started")
         yield Served(
             program=program,
-            upstream_port=port,
+            upstream_port=upstream_port,
             token=token,
             kubeconfig=path,
             idle_descriptors=program.descriptors(),
@@ -279,15 +289,3 @@ async def is_idle(gateway: Gateway, served: Served) -> None:
         lambda: served.program.descriptors() <= served.idle_descriptors,
         f"{served.idle_descriptors} descriptors; there are {served.program.descriptors()}",
     )
-
-
-def free_port() -> int:
-    """A free port that no outgoing connection will take: below Linux's ip_local_port_range."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port

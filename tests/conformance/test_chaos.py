@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import free_port
 from tests.support import proc
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, exec_user, replace_file, until
 from tests.support.client import RawClient
@@ -59,7 +58,7 @@ class World:
         self.client_ca = CA("client-ca")
         self.authorities = {"a": [CA("a1")], "b": [CA("b1")]}
         self.servers = {
-            name: ApiServer(name, self.authorities[name][0], client_ca=self.client_ca, port=free_port())
+            name: ApiServer(name, self.authorities[name][0], client_ca=self.client_ca)
             for name in "ab"
         }
         self.plugin = Plugin(directory / "plugin")

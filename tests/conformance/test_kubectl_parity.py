@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conformance.conftest import Pki, free_port
+from tests.conformance.conftest import Pki
 from tests.conformance.parity.differences import DIFFERENCES
 from tests.conformance.parity.model import CliRow, Row
 from tests.conformance.parity.runner import Pool, run, run_cli
@@ -39,8 +39,8 @@ def _why_not_kubectl() -> str | None:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory, pki: Pki) -> World:
-    return World(tmp_path_factory.mktemp("parity"), pki, free_port())
+def world(tmp_path_factory: pytest.TempPathFactory, pki: Pki, upstream_port: int) -> World:
+    return World(tmp_path_factory.mktemp("parity"), pki, upstream_port)
 
 
 @pytest.fixture(scope="module")

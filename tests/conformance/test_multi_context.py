@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.conformance.conftest import free_port
 from tests.support.answers import head, json_answer
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, until
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import echo
 from tests.support.http2_server import Http2Server
 from tests.support.pki import CA
+from tests.support.ports import reserved_port
 from tests.support.program import Program
 from tests.support.secrets import plant
 from tests.support.upstream import Connection, Request, Responder
@@ -110,14 +110,14 @@ class World:
         return lines()[-1]
 
 
-def landscape(directory: Path) -> Landscape:
+def landscape(directory: Path, owned: ExitStack) -> Landscape:
     clusters = {}
     config = Kubeconfig(directory / "config")
     for name in NAMES:
         ca = CA(f"ca-of-{name}")
         cluster = Cluster(
             ca=ca,
-            port=free_port(),
+            port=owned.enter_context(reserved_port()),
             token=plant(f"token-{SLUGS[name]}"),
             client_certificate=ca.issue(f"me-in-{name}", client=True),
         )
@@ -135,8 +135,9 @@ def landscape(directory: Path) -> Landscape:
 
 
 @pytest.fixture(scope="module")
-def clusters(tmp_path_factory: pytest.TempPathFactory) -> Landscape:
-    return landscape(tmp_path_factory.mktemp("clusters"))
+def clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Landscape]:
+    with ExitStack() as owned:
+        yield landscape(tmp_path_factory.mktemp("clusters"), owned)
 
 
 @pytest.fixture(scope="module")

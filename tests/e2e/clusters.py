@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
-import random
-import socket
 import ssl
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.support.pki import CA
+from tests.support.ports import reserved_port
 from tests.support.program import DemoProgram, Process, Program, kubeconfig
 
 START_SECONDS = 60.0
@@ -69,18 +68,6 @@ def config_map(name: str, **data: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}
 
 
-def free_port() -> int:
-    """A port that no outgoing connection will take meanwhile: below Linux's ip_local_port_range."""
-    while True:
-        port = random.randrange(20000, 32000)
-        with socket.socket() as sock:
-            try:
-                sock.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-
-
 @contextlib.contextmanager
 def demo_cluster() -> Iterator[Cluster]:
     with DemoProgram(*QUICK_DEMO) as demo:
@@ -90,12 +77,13 @@ def demo_cluster() -> Iterator[Cluster]:
 @contextlib.contextmanager
 def control_plane(assets: Path, folder: Path) -> Iterator[Cluster]:
     """etcd and kube-apiserver from `assets`, laid out as by envtest: an API without controllers."""
+    owned = contextlib.ExitStack()
+    etcd_port, peer_port, port = (owned.enter_context(reserved_port()) for _ in range(3))
     ca = CA("control-plane-ca")
     certificate, key = ca.issue("kube-apiserver", ("127.0.0.1", "localhost"))
     files = {"ca.pem": ca.pem, "server.pem": certificate, "server.key": key}
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    etcd_port, peer_port, port = free_port(), free_port(), free_port()
     client, peer = f"http://127.0.0.1:{etcd_port}", f"http://127.0.0.1:{peer_port}"
     etcd = Process(
         [
@@ -129,7 +117,7 @@ def control_plane(assets: Path, folder: Path) -> Iterator[Cluster]:
         ]
     )
     admin = ca.issue("admin", client=True, organizations=["system:masters"])
-    with etcd, server:
+    with owned, etcd, server:
         _wait_until_ready(port, ca)
         yield Cluster(
             name="control-plane",

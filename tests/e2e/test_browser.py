@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.browser import Chromium, Page, new_page
-from tests.e2e.clusters import Api, Cluster, config_map, free_port
+from tests.e2e.clusters import Api, Cluster, config_map
 from tests.e2e.conftest import Serve
 from tests.support.program import Process, Program
 
@@ -204,16 +204,17 @@ async def test_a_frame_without_an_origin_reads_nothing(evil_page: Page, demo_pro
     assert await verdict(demo_proxy, path) == 403
 
 
-async def test_a_rebound_name_is_refused(page: Page, chromium: Chromium, demo: Cluster) -> None:
+async def test_a_rebound_name_is_refused(
+    page: Page, chromium: Chromium, demo: Cluster, reserved_port: int
+) -> None:
     """DNS rebinding: a page is loaded from evil.example, then that name and port lead to kproxy.
 
     To the browser it is the page's own origin: it would let the page read everything.
     """
-    port = free_port()
-    with Site(port) as site:
+    with Site(reserved_port) as site:
         await page.open(f"{site.url}/evil.html")
         url = site.url
-    with Program(f"--port={port}", "--accept-origins=.*", kubeconfig=demo.kubeconfig) as program:
+    with Program(f"--port={reserved_port}", "--accept-origins=.*", kubeconfig=demo.kubeconfig) as program:
         kind, status, text = await page.call("read", f"{url}/api/v1/secrets")
         assert (kind, status) == ("basic", 403)
         assert json.loads(text)["message"].startswith("kproxy: Host 'evil.example")

@@ -200,10 +200,12 @@ def test_a_name_that_leads_elsewhere_is_refused(instances: Instances, config: st
     assert not instances.state.exists()
 
 
-def test_a_busy_port_is_told_in_the_childs_words(instances: Instances, config: str) -> None:
+def test_a_busy_port_is_told_in_the_childs_words(
+    instances: Instances, config: str, reserved_port: int
+) -> None:
     """The same line and exit code as in the foreground, and nothing is left running."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    port = reserved_port
+    with socket.create_server(("127.0.0.1", port)):
         done = instances.run("start", f"--port={port}", config, code=1)
         foreground = instances.run(f"--port={port}", config, code=1)
     assert done.stderr == foreground.stderr
@@ -399,11 +401,11 @@ def test_a_stop_that_takes_too_long_tells_so_and_the_next_one_cuts(
 # -- restart --
 
 
-def test_a_restart_keeps_the_settings_or_takes_new_ones(instances: Instances, config: str) -> None:
+def test_a_restart_keeps_the_settings_or_takes_new_ones(
+    instances: Instances, config: str, reserved_port: int
+) -> None:
     """Without flags those of the start, with flags only these."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    address = instances.start(f"--port={port}", config, "--reject-methods=DELETE")
+    address = instances.start(f"--port={reserved_port}", config, "--reject-methods=DELETE")
     first = instances.status()
     assert instances.run("restart").stdout == f"Starting to serve on {address}\n"
     second = instances.status()

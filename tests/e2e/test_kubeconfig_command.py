@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import stat
 import subprocess
 import sys
@@ -124,24 +123,22 @@ def test_a_certificate_of_its_own_is_trusted(contexts: Path, home: dict[str, str
         assert "pod/clock" in kubectl(made, "get", "pods", "-o", "name")
 
 
-def test_where_nothing_runs(home: dict[str, str]) -> None:
+def test_where_nothing_runs(home: dict[str, str], reserved_port: int) -> None:
     """Exit code 1, the place, and what to do."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    told = asked(f"--port={port}", env=home, code=1).stderr
-    assert told.startswith(f"error: no kproxy tells of its contexts at http://127.0.0.1:{port}; ")
+    told = asked(f"--port={reserved_port}", env=home, code=1).stderr
+    assert told.startswith(f"error: no kproxy tells of its contexts at http://127.0.0.1:{reserved_port}; ")
     assert "kproxy start" in told
 
 
-def test_a_unix_socket_alone_leads_nobody(tmp_path: Path, home: dict[str, str]) -> None:
+def test_a_unix_socket_alone_leads_nobody(
+    tmp_path: Path, home: dict[str, str], reserved_port: int
+) -> None:
     """kubectl knows none; a port beside it is what the file names."""
     config = kubeconfig(tmp_path, "http://127.0.0.1:1", token=secrets.plant("handout-token"))
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     path = tmp_path / "s"
     with Program(f"--unix-socket={path}", kubeconfig=config, env=home):
         told = asked(f"--unix-socket={path}", env=home, code=1).stderr
         assert "kubectl knows no unix sockets" in told
-        both = [f"--unix-socket={path}", f"--listen=127.0.0.1:{port}"]
+        both = [f"--unix-socket={path}", f"--listen=127.0.0.1:{reserved_port}"]
         found = yaml.safe_load(asked(*both, env=home).stdout)
-    assert found["clusters"] == [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{port}"}}]
+    assert found["clusters"] == [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{reserved_port}"}}]

@@ -12,7 +12,7 @@ import pytest
 from kubernetes_asyncio import client, watch
 from kubernetes_asyncio.stream import WsApiClient
 
-from tests.e2e.clusters import Api, Cluster, config_map, free_port
+from tests.e2e.clusters import Api, Cluster, config_map
 from tests.support.program import Program
 
 SECONDS = 20
@@ -73,12 +73,14 @@ async def test_many_requests_at_once(demo_proxy: Program) -> None:
     assert [(each.metadata.name, each.metadata.namespace) for each in read] == pods
 
 
-async def test_a_watch_resumes_after_a_cut(cluster: Cluster, namespace: str, api: Api) -> None:
+async def test_a_watch_resumes_after_a_cut(
+    cluster: Cluster, namespace: str, api: Api, reserved_port: int
+) -> None:
     """kproxy dies under a watch: the client hears of it, and gets what it missed from the next kproxy."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
     since = api.ask("GET", path)["metadata"]["resourceVersion"]
     api.ask("POST", path, config_map("one"))
-    port = f"--port={free_port()}"
+    port = f"--port={reserved_port}"
     events = watch.Watch()
 
     async with asyncio.timeout(SECONDS):

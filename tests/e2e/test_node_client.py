@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.clusters import Api, Cluster, config_map, free_port
+from tests.e2e.clusters import Api, Cluster, config_map
 from tests.support.program import Process, Program
 
 HERE = Path(__file__).parent / "node"
@@ -102,11 +102,13 @@ def test_an_informer_follows(script: Script, proxy: Program, namespace: str, api
         assert "error" not in informer.stdout
 
 
-def test_an_informer_resumes_after_a_cut(script: Script, cluster: Cluster, namespace: str, api: Api) -> None:
+def test_an_informer_resumes_after_a_cut(
+    script: Script, cluster: Cluster, namespace: str, api: Api, reserved_port: int
+) -> None:
     """kproxy dies and another takes its port: the informer hears what happened meanwhile."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
     api.ask("POST", path, config_map("one", a="1"))
-    port = f"--port={free_port()}"
+    port = f"--port={reserved_port}"
     with Program(port, kubeconfig=cluster.kubeconfig) as first:
         informer = script(first, "informer.mjs", namespace)
         informer.start()

@@ -11,7 +11,7 @@ import urllib3
 from kubernetes import client, watch
 from kubernetes.stream import stream, ws_client
 
-from tests.e2e.clusters import Api, Cluster, config_map, free_port
+from tests.e2e.clusters import Api, Cluster, config_map
 from tests.support.program import Program
 
 SECONDS = 20
@@ -123,12 +123,14 @@ def test_a_watch_resumes_after_its_time_is_over(core: client.CoreV1Api, namespac
     assert resumed == ["two"]
 
 
-def test_a_watch_resumes_after_a_cut(connect: Connect, cluster: Cluster, namespace: str, api: Api) -> None:
+def test_a_watch_resumes_after_a_cut(
+    connect: Connect, cluster: Cluster, namespace: str, api: Api, reserved_port: int
+) -> None:
     """kproxy dies under a watch: the client hears of it, and gets what it missed from the next kproxy."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
     since = api.ask("GET", path)["metadata"]["resourceVersion"]
     api.ask("POST", path, config_map("one"))
-    port = f"--port={free_port()}"
+    port = f"--port={reserved_port}"
     events = watch.Watch()
 
     def names(core: client.CoreV1Api, since: str) -> Iterator[str]:

@@ -60,12 +60,10 @@ def test_the_first_line_names_the_address(config: Path) -> None:
     assert [line["event"] for line in program.log_events()][:1] == ["server.started"]
 
 
-def test_the_port_that_was_asked_for_is_bound(config: Path) -> None:
+def test_the_port_that_was_asked_for_is_bound(config: Path, reserved_port: int) -> None:
     """As kubectl proxy, with the command in front as in scripts that say `kubectl proxy`."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-    with Program("proxy", f"-p{port}", kubeconfig=config) as program:
-        assert program.serving_on == f"127.0.0.1:{port}"
+    with Program("proxy", f"-p{reserved_port}", kubeconfig=config) as program:
+        assert program.serving_on == f"127.0.0.1:{reserved_port}"
 
 
 def test_the_loopback_of_ipv6_can_be_listened_on(config: Path) -> None:

@@ -22,14 +22,13 @@ from tests.support.answers import chunk, head, status_answer
 from tests.support.channel import Channel
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.exec_plugin import V1, Plugin
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA, load_cert_chain
 from tests.support.program import Program
 from tests.support.upstream import ByteUpstream, Connection, Request
 
-WITHIN_SECONDS = 5.0
 
-
-async def until(condition: Callable[[], bool], what: str, seconds: float = WITHIN_SECONDS) -> None:
+async def until(condition: Callable[[], bool], what: str, seconds: float = LAST_RESORT_SECONDS) -> None:
     """Wait for a fact that nothing announces."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -12,8 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support import channel, http1
-
-TIMEOUT_SECONDS = 10.0
+from tests.support.patience import LAST_RESORT_SECONDS
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -72,7 +71,7 @@ class RawClient:
     TimeoutError after `timeout` seconds.
     """
 
-    def __init__(self, open_channel: channel.Channel, timeout: float = TIMEOUT_SECONDS) -> None:
+    def __init__(self, open_channel: channel.Channel, timeout: float = LAST_RESORT_SECONDS) -> None:
         self.channel = open_channel
         self.timeout = timeout
         self.buffer = bytearray()
@@ -86,7 +85,7 @@ class RawClient:
         tls: ssl.SSLContext | None = None,
         *,
         receive_buffer_bytes: int | None = None,
-        timeout: float = TIMEOUT_SECONDS,
+        timeout: float = LAST_RESORT_SECONDS,
     ) -> Self:
         """`address`: (host, port) or the path of a unix socket."""
         return cls(await channel.connect(address, tls, receive_buffer_bytes=receive_buffer_bytes), timeout)

@@ -44,7 +44,8 @@ from tests.support.http2_frames import (
     goaway_frame,
     take_frames,
 )
-from tests.support.upstream import TIMEOUT_SECONDS, ByteUpstream
+from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.upstream import ByteUpstream
 
 H2 = ("h2", "http/1.1")
 DEFAULT_SETTINGS = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 250}
@@ -322,7 +323,7 @@ class Http2Connection:
         self._settled.clear()
         self.h2.update_settings(_codes(settings))
         await self.flushed()
-        async with asyncio.timeout(TIMEOUT_SECONDS):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await self._settled.wait()
 
     async def ping(self, data: bytes = b"are you?") -> None:
@@ -592,7 +593,7 @@ class Http2Server(ByteUpstream):
         self.objections: list[str] = []
         self.on_connection: Callable[[Http2Connection], Awaitable[None]] | None = None
 
-    async def wait_for_streams(self, count: int, timeout: float = TIMEOUT_SECONDS) -> list[Stream]:
+    async def wait_for_streams(self, count: int, timeout: float = LAST_RESORT_SECONDS) -> list[Stream]:
         """All requests over HTTP/2, once there are `count`."""
         await self.wait_for(lambda: len(self.streams) >= count, f"{count} stream(s), {self.streams}", timeout)
         return self.streams

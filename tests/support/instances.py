@@ -23,9 +23,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.support import secrets
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import ROOT, Process
-
-RUN_SECONDS = 60.0
 
 
 class Instances:
@@ -62,7 +61,7 @@ class Instances:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=RUN_SECONDS,
+            timeout=LAST_RESORT_SECONDS,
             pass_fds=pass_fds,
             check=False,
         )
@@ -87,7 +86,7 @@ class Instances:
                 )
                 for command in commands
             ]
-            outputs = [each.communicate(timeout=RUN_SECONDS) for each in running]
+            outputs = [each.communicate(timeout=LAST_RESORT_SECONDS) for each in running]
         self._outputs += [text for output in outputs for text in output]
         return [(each.returncode, *output) for each, output in zip(running, outputs, strict=True)]
 
@@ -128,7 +127,7 @@ class Instances:
     def kill(self, pid: int) -> None:
         """As a crash: SIGKILL, and wait until the process is gone."""
         os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + RUN_SECONDS
+        deadline = time.monotonic() + LAST_RESORT_SECONDS
         while pid in self.pids():
             assert time.monotonic() < deadline, f"{pid} survives SIGKILL"
             time.sleep(0.01)
@@ -153,7 +152,7 @@ class Instances:
         return [sys.executable, "-m", "kproxy", *args]
 
 
-def get(address: str, path: str, timeout: float = 20.0) -> tuple[int, bytes]:
+def get(address: str, path: str, timeout: float = LAST_RESORT_SECONDS) -> tuple[int, bytes]:
     """Status and body of a GET on a connection of its own."""
     host, _, port = address.rpartition(":")
     connection = http.client.HTTPConnection(host, int(port), timeout=timeout)

@@ -8,6 +8,7 @@ from typing import Self, cast
 
 from kproxy.pages import Answered, Handler, LocalConnection, respond
 from kproxy.wire import RequestHead, find_head
+from tests.support.patience import LAST_RESORT_SECONDS
 
 
 class PageServer:
@@ -32,7 +33,7 @@ class PageServer:
         self._server.close()
         for connection in self.connections:
             connection.transport.abort()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await asyncio.gather(*(connection.ended.wait() for connection in self.connections))
         await self._server.wait_closed()
 

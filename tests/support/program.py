@@ -27,11 +27,10 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 from tests.support import proc, secrets
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.upstream import ByteUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 20.0
-STOP_SECONDS = 20.0
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV")
 _COMPLAINTS = ("Traceback (most recent call last)", "was never retrieved", "was never awaited")
 
@@ -141,7 +140,7 @@ class Process:
         """Nothing to wait for here; subclasses know their first words."""
 
     def wait_for_output(
-        self, pattern: str, stream: str = "stderr", timeout: float = START_SECONDS
+        self, pattern: str, stream: str = "stderr", timeout: float = LAST_RESORT_SECONDS
     ) -> re.Match[str]:
         """Block until the output matches (MULTILINE); AssertionError at its end, TimeoutError too late."""
         deadline = time.monotonic() + timeout
@@ -157,7 +156,7 @@ class Process:
                 self._arrived.wait(0.1)
 
     async def output(
-        self, pattern: str, stream: str = "stderr", timeout: float = START_SECONDS
+        self, pattern: str, stream: str = "stderr", timeout: float = LAST_RESORT_SECONDS
     ) -> re.Match[str]:
         """`wait_for_output` without blocking the event loop."""
         return await asyncio.to_thread(self.wait_for_output, pattern, stream, timeout)
@@ -166,7 +165,7 @@ class Process:
         assert self._process is not None
         self._process.send_signal(number)
 
-    def wait(self, timeout: float = STOP_SECONDS) -> int:
+    def wait(self, timeout: float = LAST_RESORT_SECONDS) -> int:
         """Exit code once the program ended; TimeoutError when it does not."""
         assert self._process is not None
         try:
@@ -175,7 +174,7 @@ class Process:
             raise TimeoutError(f"{self.command[:4]} still runs:\n{self._tail()}") from None
         return self.exit_code
 
-    def stop(self, number: int = signal.SIGTERM, timeout: float = STOP_SECONDS) -> int:
+    def stop(self, number: int = signal.SIGTERM, timeout: float = LAST_RESORT_SECONDS) -> int:
         """Send a signal and return the exit code; the output's complaints are raised as AssertionError."""
         self.send_signal(number)
         code = self.wait(timeout)
@@ -183,7 +182,7 @@ class Process:
         self._judge_output()
         return code
 
-    async def stopped(self, number: int = signal.SIGTERM, timeout: float = STOP_SECONDS) -> int:
+    async def stopped(self, number: int = signal.SIGTERM, timeout: float = LAST_RESORT_SECONDS) -> int:
         """`stop` without blocking the event loop."""
         return await asyncio.to_thread(self.stop, number, timeout)
 
@@ -346,7 +345,7 @@ class DemoProgram(Process):
             # Killed, it would leave its folder behind.
             with contextlib.suppress(ProcessLookupError, TimeoutError):
                 self.send_signal(signal.SIGTERM)
-                self.wait(STOP_SECONDS)
+                self.wait(LAST_RESORT_SECONDS)
         super().__exit__(kind, error, trace)
 
     def wait_until_ready(self) -> None:

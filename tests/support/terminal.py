@@ -14,7 +14,8 @@ import termios
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-SECONDS = 20.0
+from tests.support.patience import LAST_RESORT_SECONDS
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -37,7 +38,7 @@ class Terminal:
     def until(self, pattern: bytes) -> re.Match[bytes]:
         """Read until the screen shows it, and forget what it showed; AssertionError when it does not."""
         while not (found := re.search(pattern, self.shown)):
-            assert select.select([self.keyboard], [], [], SECONDS)[0], self.shown
+            assert select.select([self.keyboard], [], [], LAST_RESORT_SECONDS)[0], self.shown
             try:
                 self.shown += os.read(self.keyboard, 4096)
             except OSError:

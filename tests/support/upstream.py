@@ -26,9 +26,10 @@ from typing import Any, Self
 
 from tests.support import http1
 from tests.support.channel import Channel
+from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.ports import reserved_port
 
 READ_AHEAD_BYTES = 256 * 1024
-TIMEOUT_SECONDS = 10.0
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -223,6 +224,7 @@ class ByteUpstream:
         self._listener: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._waiters: set[asyncio.Event] = set()
+        self._owned = contextlib.ExitStack()
 
     @property
     def url(self) -> str:
@@ -240,11 +242,15 @@ class ByteUpstream:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._owned.close()
         if self._errors and error is None:
             raise self._errors[0]
 
     def start_listening(self) -> None:
         """Listen (again, on the same port)."""
+        if self.port == 0:
+            # Ours also while it does not listen: a test that stops it wants to be refused, or to come back.
+            self.port = self._owned.enter_context(reserved_port())
         listener = socket.socket()
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if self._receive_buffer_bytes is not None:
@@ -252,7 +258,6 @@ class ByteUpstream:
         listener.bind(("127.0.0.1", self.port))
         listener.listen(1024)
         listener.setblocking(False)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         self._accepting = asyncio.create_task(self._accept(listener))
 
@@ -275,13 +280,13 @@ class ByteUpstream:
         for task in self._tasks:
             task.cancel()
 
-    async def wait_for_requests(self, count: int, timeout: float = TIMEOUT_SECONDS) -> list[Request]:
+    async def wait_for_requests(self, count: int, timeout: float = LAST_RESORT_SECONDS) -> list[Request]:
         """All requests, once there are `count` whose heads came."""
         await self.wait_for(lambda: len(self.requests) >= count, f"{count} request(s)", timeout)
         return self.requests
 
     async def wait_for(
-        self, condition: Callable[[], bool], what: str = "", timeout: float = TIMEOUT_SECONDS
+        self, condition: Callable[[], bool], what: str = "", timeout: float = LAST_RESORT_SECONDS
     ) -> None:
         """Wait until `condition()` holds; it is looked at after each recorded event."""
         event = asyncio.Event()

@@ -114,8 +114,6 @@ def test_our_own_socket_is_told_as_such() -> None:
         assert holder_of("127.0.0.1", bound.getsockname()[1]) == "this kproxy itself"
 
 
-def test_a_free_port_has_no_holder() -> None:
+def test_a_free_port_has_no_holder(reserved_port: int) -> None:
     """Nor is anything said where nothing is known."""
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        port = bound.getsockname()[1]
-    assert holder_of("127.0.0.1", port) is None
+    assert holder_of("127.0.0.1", reserved_port) is None
