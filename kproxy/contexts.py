@@ -37,8 +37,9 @@ class Served:
 
     @property
     def path(self) -> str:
-        """Where it is below the default context's origin; of no use for a name that is empty or all dots."""
-        return f"{CLUSTERS}{quote(self.name, safe='')}/"
+        """Where it is below the default context's origin: by its name, if that can stand in a path."""
+        segment = quote(self.name, safe="") if self.name.strip(".") else self.slug
+        return f"{CLUSTERS}{segment}/"
 
     def url(self, scheme: str, port: int) -> str:
         """Its own origin on a listener."""
@@ -91,8 +92,9 @@ def select(
     slugs = slugs_of([*kubeconfig.contexts, default.name])
 
     def resolve_again(name: str) -> ResolvedContext:
-        # Without the environment: it stands in for what a default context lacks, and for nobody else.
-        return resolve(kubeconfig, replace(overrides, context=name), {})
+        # Not by --context: a name may be empty, and no flag can say that. And without the environment: it
+        # stands in for what a default context lacks, and for nobody else.
+        return resolve(replace(kubeconfig, current_context=name), replace(overrides, context=None), {})
 
     others: dict[str, ResolvedContext | KubeconfigError] = {}
     for name in wanted:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from kproxy.config import Config
 from kproxy.contexts import Contexts, select
 from kproxy.errors import ConfigError
 from kproxy.filters.policy import Policy
-from kproxy.kube.kubeconfig import KubeConfig, ResolvedContext, load, locate
+from kproxy.kube.kubeconfig import KubeConfig, Overrides, ResolvedContext, load, locate
 from kproxy.kube.kubecontext import warnings_for
 from kproxy.kube.kuberc import PluginPolicy, load_plugin_policy, policy_path
 from kproxy.settings import Settings
@@ -27,8 +27,18 @@ class Clusters:
     plugin_policy: PluginPolicy
     paths: tuple[Path, ...]
     """The files that say so, existing or not."""
+    named: tuple[Path, ...]
+    """The files that these name: what is of no use may be mended there."""
     seen: Snapshot
     """How they, and the default context's authorities, looked before they were read."""
+
+
+class ClustersError(ConfigError):
+    """What kubeconfig and kuberc say cannot be used; a change of `paths` may mend that."""
+
+    def __init__(self, problems: Sequence[str], paths: tuple[Path, ...]) -> None:
+        super().__init__(problems)
+        self.paths = paths
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,9 +101,10 @@ def compile_policy(config: Config) -> Policy:
 
 
 def read_clusters(config: Config, *, may_lack: bool = False) -> Clusters:
-    """Raises ConfigError with all problems. What --contexts names may be gone when it `may_lack` it."""
+    """Raises ClustersError with all problems. What --contexts names may be gone when it `may_lack` it."""
     problems: list[str] = []
     plugin_policy = kubeconfig = contexts = None
+    named: tuple[Path, ...] = ()
     overrides = config.overrides()
     sources = locate(overrides.kubeconfig, os.environ)
     paths = tuple(filter(None, (*sources.paths, policy_path(os.environ, config.kuberc))))
@@ -104,6 +115,7 @@ def read_clusters(config: Config, *, may_lack: bool = False) -> Clusters:
         problems += error.problems
     try:
         kubeconfig = load(sources)
+        named = tuple(_named_files(kubeconfig, overrides))
         contexts = select(
             kubeconfig,
             overrides,
@@ -115,14 +127,25 @@ def read_clusters(config: Config, *, may_lack: bool = False) -> Clusters:
     except ConfigError as error:
         problems += error.problems
     if plugin_policy is None or kubeconfig is None or contexts is None:
-        raise ConfigError(problems)
+        raise ClustersError(problems, (*paths, *named))
     return Clusters(
         contexts=contexts,
         kubeconfig=kubeconfig,
         plugin_policy=plugin_policy,
         paths=paths,
+        named=named,
         seen={**seen, **take_snapshot(authority_paths((contexts.default,)))},
     )
+
+
+def _named_files(kubeconfig: KubeConfig, overrides: Overrides) -> Iterator[Path]:
+    """All files of authorities and credentials, whoever's they are."""
+    flags = (overrides.certificate_authority, overrides.client_certificate, overrides.client_key)
+    files = [Path(each) if each else None for each in flags]
+    files += (cluster.certificate_authority for cluster in kubeconfig.clusters.values())
+    for user in kubeconfig.users.values():
+        files += (user.client_certificate, user.client_key, user.token_file)
+    yield from filter(None, files)
 
 
 def authority_paths(contexts: Iterable[ResolvedContext]) -> tuple[Path, ...]:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import structlog
@@ -18,7 +19,7 @@ from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.log import Output, adjust
-from kproxy.plan import Clusters, Plan, authority_paths, questions, read_clusters
+from kproxy.plan import Clusters, ClustersError, Plan, authority_paths, questions, read_clusters
 from kproxy.reload import FileWatcher, in_daemon_thread
 from kproxy.settings import Settings
 from kproxy.supervisor import NOBODY, Supervisor
@@ -82,6 +83,8 @@ class Reloading:
         self._is_due = False
         self._told: dict[str, object] = {}
         """By event: what was last told of that is still so."""
+        self._awaited: dict[str, tuple[Path, ...]] = {}
+        """By event: the files that may mend what was told of."""
 
     async def __aenter__(self) -> None:
         await self._watcher.start()
@@ -98,7 +101,8 @@ class Reloading:
         authorities = authority_paths(upstream.context for upstream in self._governed.upstreams.opened())
         file = self._settings.file if self._settings is not None and self._settings.read_again else None
         own = (file.path,) if file is not None else ()
-        return tuple(dict.fromkeys((*own, *self._clusters.paths, *authorities)))
+        awaited = chain.from_iterable(self._awaited.values())
+        return tuple(dict.fromkeys((*own, *self._clusters.paths, *authorities, *awaited)))
 
     def _hung_up(self) -> None:
         if self._ends_with_terminal and not _has_terminal():
@@ -150,24 +154,28 @@ class Reloading:
         config = self.config if change is None else change.config
         # A context that is gone from the kubeconfig is one thing, a name that was never in it another.
         may_lack = config.contexts == self.config.contexts
+        named: tuple[Path, ...] = ()
         try:
             # A network home may hang, and a large kubeconfig takes its time: the streams go on meanwhile.
             clusters = await in_daemon_thread(lambda: read_clusters(config, may_lack=may_lack))
+            named = (*clusters.paths, *clusters.named)
             is_changed = governed.upstreams.apply(
                 clusters.contexts,
                 open_upstream=self._opener(config, clusters, change),
                 idle_seconds=config.context_idle_seconds,
             )
         except ConfigError as error:
+            awaited = error.paths if isinstance(error, ClustersError) else named
             if change is not None:
-                self._refuse_change(error)
+                self._refuse_change(error, awaited)
             else:
-                self._refuse_clusters(error)
+                self._refuse_clusters(error, awaited)
             return False
         self._clusters = clusters
         if change is not None:
             self._take_up(change)
-        is_mended = self._told.pop("kubeconfig.reload_failed", None) is not None
+        is_mended = self._is_mended("kubeconfig.reload_failed")
+        self._awaited["context.unusable"] = named if governed.upstreams.is_behind else ()
         if is_changed or is_mended:
             governed.counts["applied"] += change is None
             _log.info("kubeconfig.reloaded", **facts_of_all(governed.upstreams))
@@ -193,21 +201,23 @@ class Reloading:
             self._governed.app.apply(change.policy)
         if change.touches("log"):
             adjust(self._governed.output, change.config.log_format, change.config.verbosity)
-        is_mended = self._told.pop("config.reload_failed", None) is not None
+        is_mended = self._is_mended("config.reload_failed")
         if change.applied or is_mended:
             self._governed.counts["applied"] += 1
             _log.info("config.reloaded", keys=[option.name for option in change.applied])
         if self._is_news("config.restart_needed", change.left) and change.left:
             _log.warning("config.restart_needed", keys=[*change.left])
 
-    def _refuse_change(self, error: ConfigError) -> None:
-        self._governed.counts["failed"] += 1
+    def _refuse_change(self, error: ConfigError, awaited: tuple[Path, ...] = ()) -> None:
+        self._awaited["config.reload_failed"] = awaited
         if self._is_news("config.reload_failed", error.problems):
+            self._governed.counts["failed"] += 1
             _log.error("config.reload_failed", problems=error.problems)
 
-    def _refuse_clusters(self, error: ConfigError) -> None:
-        self._governed.counts["failed"] += 1
+    def _refuse_clusters(self, error: ConfigError, awaited: tuple[Path, ...]) -> None:
+        self._awaited["kubeconfig.reload_failed"] = awaited
         if self._is_news("kubeconfig.reload_failed", error.problems):
+            self._governed.counts["failed"] += 1
             known = facts(self._governed.upstreams.default)
             _log.error("kubeconfig.reload_failed", problems=error.problems, **known)
 
@@ -219,6 +229,10 @@ class Reloading:
             if question not in self._asked:
                 _log.warning("config.questioned", detail=question)
         self._asked = asked
+
+    def _is_mended(self, event: str) -> bool:
+        self._awaited.pop(event, None)
+        return self._told.pop(event, None) is not None
 
     def _is_news(self, event: str, what: object) -> bool:
         if self._told.get(event) == what:

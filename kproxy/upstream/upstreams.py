@@ -128,6 +128,14 @@ class Upstreams:
             if seat.upstream is not None:
                 yield seat.upstream
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether an open context goes on as it was because what the files say by now is of no use."""
+        return any(
+            seat.upstream is not None and seat.upstream.context != seat.source
+            for seat in self.table.seats.values()
+        )
+
     def get(self, name: str) -> Upstream:
         """The upstream of a served context, opened if need be.
 
@@ -216,6 +224,9 @@ class Upstreams:
             seat = seats[served.name] = old.seats.get(served.name) or Seat(served, source)
             if source != seat.source:
                 seat.failed_at = float("-inf")
+                if isinstance(source, ResolvedContext):
+                    # What was wrong with the old settings says nothing of these.
+                    seat.failure = ()
             # Taken even if it is equal: OIDC tokens do not count for that, and the old ones may be spent.
             seat.source = source
             if not served.is_default:

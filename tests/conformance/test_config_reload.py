@@ -528,6 +528,21 @@ async def test_a_broken_kubeconfig_holds_up_no_filter(
     assert await status(program) == 403
 
 
+async def test_a_kubeconfig_may_come_after_the_setting_that_names_it(
+    config: ConfigFile, kubeconfig: Kubeconfig
+) -> None:
+    """It is looked for, though nobody touches the config file again."""
+    config.set(kubeconfig=str(kubeconfig.path))
+    other = Kubeconfig(kubeconfig.path.with_name("other"))
+    other.clusters, other.users, other.current = kubeconfig.clusters, kubeconfig.users, "b"
+    async with Program(f"--config={config.path}") as program:
+        await reloaded(program, lambda: config.set(kubeconfig=str(other.path)), "config.reload_failed")
+        assert (await seen_by(program))["server"] == "a"
+        line = await noticed(program, other.write)
+        assert line["keys"] == ["kubeconfig"]
+        assert (await seen_by(program))["server"] == "b"
+
+
 async def test_a_change_for_the_worse_is_questioned(program: Program, config: ConfigFile) -> None:
     """As at the start, and once."""
     line = await reloaded(program, lambda: config.set(reject_paths=[]), "config.questioned")

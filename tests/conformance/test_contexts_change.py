@@ -389,6 +389,41 @@ async def test_new_settings_that_do_not_work_leave_the_old_ones(config: Kubeconf
         assert (await ask(program, "/clusters/b/api")).json()["authorization"] == f"Bearer {mended}"
 
 
+async def test_what_new_settings_name_may_come_later(config: Kubeconfig, b: ApiServer, ca: CA) -> None:
+    """An open context goes on as it was until the file is there, and not for longer."""
+    path = config.path.with_name("ca.pem")
+    async with Program("--all-contexts", kubeconfig=config.path) as program:
+        assert await served_by(program, "/clusters/b/api") == "b"
+        config.add(b, {"certificate-authority": str(path)}, token=(token := plant("later")))
+        config.write()
+        await until(lambda: count(program, "context.unusable", "b") == 1, "the warning")
+        path.write_bytes(ca.pem)
+        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "the reload")
+        assert (await ask(program, "/clusters/b/api")).json()["authorization"] == f"Bearer {token}"
+
+
+async def test_a_mended_context_is_not_told_of_as_broken(config: Kubeconfig) -> None:
+    """Before anybody has asked for it again."""
+
+    async def state() -> tuple[str, Any]:
+        (found,) = [
+            each for each in (await ask(program, "/-/status")).json()["contexts"] if each["name"] == "b"
+        ]
+        return found["state"], found["last_error"]
+
+    good = config.users["b"]
+    config.users["b"] = {"client-certificate-data": "aGk=", "client-key-data": "aGk="}
+    config.write()
+    async with Program("--all-contexts", kubeconfig=config.path) as program:
+        await until(lambda: count(program, "context.unusable", "b") == 1, "the warning")
+        assert (await state())[0] == "unusable"
+        config.users["b"] = good
+        config.users["a"]["token"] = plant("renewed-a")
+        config.write()
+        await hung_up(program)
+        assert await state() == ("not opened", None)
+
+
 async def test_contexts_that_fail_at_run_time_disturb_nobody(config: Kubeconfig, c: ApiServer) -> None:
     """A dead server, a login that has ended, an API server that says nothing: each is its own affair."""
     plugin = Plugin(config.path.parent / "plugin")

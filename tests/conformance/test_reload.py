@@ -273,6 +273,26 @@ async def test_a_vanished_file_keeps_the_old_state(config: Kubeconfig) -> None:
         await until(lambda: count(program, "kubeconfig.reloaded") == 1, "mended", RELOAD_SECONDS)
 
 
+@pytest.mark.parametrize("first", [None, b"half of an authority"], ids=["missing", "half-written"])
+async def test_a_named_file_may_be_whole_later(
+    config: Kubeconfig, b: ApiServer, ca: CA, first: bytes | None
+) -> None:
+    """The kubeconfig is changed before the authority that it names; nothing touches it again."""
+    path = config.path.with_name("ca.pem")
+    if first is not None:
+        path.write_bytes(first)
+    async with Program(kubeconfig=config.path) as program:
+        config.add(b, {"certificate-authority": str(path)}, token=plant("token-b"))
+        config.current = "b"
+        config.write()
+        await hung_up(program, "kubeconfig.reload_failed")
+        assert (await seen_by(program))["server"] == "a"
+        replace_file(path, ca.pem)
+        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "mended", RELOAD_SECONDS)
+        assert (await seen_by(program))["server"] == "b"
+        assert count(program, "kubeconfig.reload_failed") == 1
+
+
 async def test_of_a_list_the_broken_file_is_named(config: Kubeconfig) -> None:
     """All or nothing: the good file of the list does not apply alone."""
     other = config.path.with_name("other")

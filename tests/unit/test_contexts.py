@@ -194,6 +194,16 @@ def test_the_environment_is_for_the_default_context() -> None:
     assert isinstance(contexts.others["b"], KubeconfigError)
 
 
+def test_a_context_without_a_name_is_itself() -> None:
+    """And not the current one, which an empty --context would mean; its path is by its slug."""
+    contexts = chosen(kubeconfig("a", "", current="a"), takes_all=True)
+    other = contexts.others[""]
+    assert isinstance(other, ResolvedContext)
+    assert (other.cluster, other.user) != (contexts.default.cluster, contexts.default.user)
+    (served,) = [each for each in contexts.served if each.name == ""]
+    assert served.path == f"/clusters/{served.slug}/"
+
+
 def test_only_one_context_has_an_origin_too() -> None:
     """It needs no kubeconfig."""
     context = ResolvedContext(name="A b", cluster=Cluster(name="c", server="http://h"), user=User(name="u"))
@@ -274,12 +284,13 @@ def test_other_paths_name_no_context(target: str) -> None:
     st.sampled_from(["", "/", "?", "x"]),
 )
 def test_a_context_is_found_at_its_path(name: str, tail: str) -> None:
-    """Whatever its name is."""
+    """Whatever its name is; by its slug if clients would take the name for no segment."""
     served = Served(name=name, slug="s", is_default=False)
     found = split_path(served.path + "api" + tail)
     assert found is not None
-    assert (found.name, found.rest) == (name, "/api" + tail)
-    assert found.prefix + "/" == served.path == f"{CLUSTERS}{quote(name, safe='')}/"
+    written = name if name.strip(".") else "s"
+    assert (found.name, found.rest) == (written, "/api" + tail)
+    assert found.prefix + "/" == served.path == f"{CLUSTERS}{quote(written, safe='')}/"
 
 
 def test_bytes_that_are_no_text_name_nobody() -> None:
