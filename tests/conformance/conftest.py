@@ -10,11 +10,9 @@ differs.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import ssl
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +22,10 @@ import pytest
 
 from tests.support import proc, secrets
 from tests.support.answers import BLOCK, big, head
+from tests.support.api_server import ApiServer
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_server import H2, Http2Connection, Http2Responder, Http2Server, Stream
-from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.patience import LAST_RESORT_SECONDS, until
 from tests.support.pki import CA
 from tests.support.ports import reserved_port
 from tests.support.program import KubectlProxy, Program, ProxyProcess, kubeconfig
@@ -128,23 +127,13 @@ class Gateway:
     def sockets(self) -> int:
         return proc.sockets(self.program.pid)
 
-    async def until(
-        self, condition: Callable[[], bool], what: str, seconds: float = LAST_RESORT_SECONDS
-    ) -> None:
-        """Wait for a fact about the process, which nothing announces."""
-        deadline = time.monotonic() + seconds
-        while not condition():
-            if time.monotonic() > deadline:
-                raise AssertionError(f"not within {seconds:g} s: {what}")
-            await asyncio.sleep(0.005)
-
     async def finished(self, path: str, *, seconds: float = LAST_RESORT_SECONDS) -> list[dict[str, Any]]:
         """The `request.finished` log lines for `path`, once there is one."""
 
         def lines() -> list[dict[str, Any]]:
             return [line for line in self.program.log_events("request.finished") if line.get("path") == path]
 
-        await self.until(lambda: bool(lines()), f"a log line for {path}", seconds)
+        await until(lambda: bool(lines()), f"a log line for {path}", seconds)
         return lines()
 
 
@@ -225,6 +214,25 @@ def pki() -> Pki:
     )
 
 
+@pytest.fixture
+async def a(pki: Pki) -> AsyncIterator[ApiServer]:
+    """An API server that knows who asks; `b` and `c` are those of other clusters."""
+    async with ApiServer("a", pki.ca) as server:
+        yield server
+
+
+@pytest.fixture
+async def b(pki: Pki) -> AsyncIterator[ApiServer]:
+    async with ApiServer("b", pki.ca) as server:
+        yield server
+
+
+@pytest.fixture
+async def c(pki: Pki) -> AsyncIterator[ApiServer]:
+    async with ApiServer("c", pki.ca) as server:
+        yield server
+
+
 @pytest.fixture(scope="module")
 def upstream_port() -> Iterator[int]:
     """Where the kubeconfig says that the API server is."""
@@ -285,7 +293,7 @@ async def is_idle(gateway: Gateway, served: Served) -> None:
     """Every connection of the test has ended in the program, too."""
     if COMPARES:
         return
-    await gateway.until(
+    await until(
         lambda: served.program.descriptors() <= served.idle_descriptors,
         f"{served.idle_descriptors} descriptors; there are {served.program.descriptors()}",
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import signal
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -18,9 +17,11 @@ from pathlib import Path
 import pytest
 
 from tests.support import proc
-from tests.support.api_server import ApiServer, Kubeconfig, Stream, exec_user, replace_file, until
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, exec_user, replace_file
 from tests.support.client import RawClient
 from tests.support.exec_plugin import Plugin
+from tests.support.notice import hung_up
+from tests.support.patience import until
 from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.secrets import plant
@@ -58,8 +59,7 @@ class World:
         self.client_ca = CA("client-ca")
         self.authorities = {"a": [CA("a1")], "b": [CA("b1")]}
         self.servers = {
-            name: ApiServer(name, self.authorities[name][0], client_ca=self.client_ca)
-            for name in "ab"
+            name: ApiServer(name, self.authorities[name][0], client_ca=self.client_ca) for name in "ab"
         }
         self.plugin = Plugin(directory / "plugin")
         self.config = Kubeconfig(directory / "config")
@@ -158,11 +158,7 @@ class World:
 
     async def reload(self, event: str, text: str | None = None) -> None:
         """Put the text in place, send SIGHUP, and wait for what the log says."""
-        seen = len(self.program.log_events(event))
-        if text is not None:
-            self.config.write(text)
-        self.program.send_signal(signal.SIGHUP)
-        await until(lambda: len(self.program.log_events(event)) > seen, event)
+        await hung_up(self.program, lambda: text is None or self.config.write(text), event)
 
     def is_down(self, name: str) -> bool:
         return any(span.name == name and span.ended_at == float("inf") for span in self.down)

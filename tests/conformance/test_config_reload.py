@@ -13,51 +13,21 @@ import pytest
 import yaml
 
 from kproxy.config import LIVE, OPTIONS
-from tests.support.api_server import (
-    ApiServer,
-    Kubeconfig,
-    Stream,
-    ask,
-    exec_user,
-    replace_file,
-    seen_by,
-    until,
-)
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, seen_by
 from tests.support.client import RawClient
 from tests.support.exec_plugin import Plugin
-from tests.support.pki import CA
+from tests.support.notice import NOTICED_SECONDS, hung_up, noticed
 from tests.support.program import Program
 from tests.support.secrets import plant
 
-NOTICED_SECONDS = 2.0
+RELOADED = "config.reloaded"
 PODS = "/api/v1/namespaces/default/pods"
-
-
-@pytest.fixture(scope="module")
-def ca() -> CA:
-    return CA()
-
-
-@pytest.fixture
-async def a(ca: CA) -> AsyncIterator[ApiServer]:
-    async with ApiServer("a", ca) as server:
-        yield server
-
-
-@pytest.fixture
-async def b(ca: CA) -> AsyncIterator[ApiServer]:
-    async with ApiServer("b", ca) as server:
-        yield server
 
 
 @pytest.fixture
 def kubeconfig(tmp_path: Path, a: ApiServer, b: ApiServer) -> Kubeconfig:
     """Contexts for both clusters; the current one is a."""
-    config = Kubeconfig(tmp_path / "kubeconfig")
-    config.add(a, token=plant("token-of-a"))
-    config.add(b, token=plant("token-of-b"))
-    config.write()
-    return config
+    return Kubeconfig.of(tmp_path / "kubeconfig", a, b)
 
 
 class ConfigFile:
@@ -89,31 +59,13 @@ async def program(config: ConfigFile, kubeconfig: Kubeconfig) -> AsyncIterator[P
         yield program
 
 
-def keys(program: Program, event: str = "config.reloaded") -> list[list[str]]:
+def keys(program: Program, event: str = RELOADED) -> list[list[str]]:
     return [line["keys"] for line in program.log_events(event)]
 
 
-async def noticed(
-    program: Program, change: Callable[[], object], event: str = "config.reloaded"
-) -> dict[str, Any]:
-    """Make a change; return the line of the log that tells of it, which must come in time."""
-    seen = len(program.log_events(event))
-    change()
-    await until(lambda: len(program.log_events(event)) > seen, event, NOTICED_SECONDS)
-    line: dict[str, Any] = program.log_events(event)[seen]
-    return line
-
-
-async def reloaded(
-    program: Program, change: Callable[[], object], event: str = "config.reloaded"
-) -> dict[str, Any]:
-    """The same with a SIGHUP, which takes less time than a look at the file."""
-
-    def change_and_signal() -> None:
-        change()
-        program.send_signal(signal.SIGHUP)
-
-    return await noticed(program, change_and_signal, event)
+async def reloaded(program: Program, change: Callable[[], object], event: str = RELOADED) -> dict[str, Any]:
+    """Make a change; what the log says of it."""
+    return await hung_up(program, change, event)
 
 
 async def status(program: Program, target: str = PODS, method: str = "GET", **headers: str) -> int:
@@ -140,7 +92,7 @@ async def test_a_config_map_that_is_mounted_is_followed(tmp_path: Path, kubeconf
 
     async with Program(f"--config={path}", kubeconfig=kubeconfig.path) as program:
         assert await status(program) == 200
-        assert (await noticed(program, turn))["keys"] == ["reject_methods"]
+        assert (await noticed(program, turn, RELOADED))["keys"] == ["reject_methods"]
         assert await status(program) == 403
 
 
@@ -151,7 +103,7 @@ async def test_a_file_that_appears_is_taken_up(kubeconfig: Kubeconfig, tmp_path:
     async with Program(kubeconfig=kubeconfig.path, env={"XDG_CONFIG_HOME": str(folder.parent)}) as program:
         assert await status(program) == 200
         text = "reject_methods: [GET]\n"
-        line = await noticed(program, lambda: (folder / "config.yaml").write_text(text))
+        line = await noticed(program, lambda: (folder / "config.yaml").write_text(text), RELOADED)
         assert line["keys"] == ["reject_methods"]
         assert await status(program) == 403
 
@@ -159,7 +111,7 @@ async def test_a_file_that_appears_is_taken_up(kubeconfig: Kubeconfig, tmp_path:
 async def test_a_change_during_the_start_is_noticed(config: ConfigFile, kubeconfig: Kubeconfig) -> None:
     """Between the reading of the file and the first look at it nothing is missed."""
     async with Program(f"--config={config.path}", kubeconfig=kubeconfig.path) as program:
-        await noticed(program, lambda: config.set(reject_methods=["^GET$"]))
+        await noticed(program, lambda: config.set(reject_methods=["^GET$"]), RELOADED)
         assert await status(program) == 403
 
 
@@ -303,8 +255,7 @@ async def test_how_credentials_are_had_can_be_changed(
     plugin = Plugin(tmp_path / "bin")
     plugin.issues(token=plant("from-the-plugin"))
     kubeconfig.add(a, exec=exec_user(plugin, command=plugin.path.name))
-    kubeconfig.write()
-    await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "the kubeconfig", NOTICED_SECONDS)
+    await noticed(program, kubeconfig.write)
     assert await status(program) == 502
     await reloaded(program, lambda: config.set(exec_path=str(plugin.path.parent)))
     assert await status(program) == 200
@@ -343,7 +294,7 @@ async def test_other_contexts_that_are_open_change_as_well(
 async def test_the_log_can_be_turned_up_and_down(program: Program, config: ConfigFile) -> None:
     """v and log_format: from JSON with requests to text, and to warnings alone."""
     await status(program, "/api/first")
-    await until(lambda: bool(program.log_events("request.finished")), "the line of the first")
+    await program.event("request.finished")
     config.set(log_format="console")
     await program.output(r"config\.reloaded +keys=\['log_format'\]")
     await status(program, "/api/second")

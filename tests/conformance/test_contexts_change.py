@@ -3,69 +3,33 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, until
+from tests.conformance.conftest import Pki
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file
 from tests.support.client import RawClient, Response
 from tests.support.exec_plugin import Plugin
+from tests.support.notice import RELOAD_FAILED, hung_up, noticed
+from tests.support.patience import until
 from tests.support.pki import CA
-from tests.support.program import ROOT, Process, Program
+from tests.support.program import Program, ended
 from tests.support.secrets import plant
-
-
-@pytest.fixture(scope="module")
-def ca() -> CA:
-    return CA()
-
-
-@pytest.fixture
-async def a(ca: CA) -> AsyncIterator[ApiServer]:
-    async with ApiServer("a", ca) as server:
-        yield server
-
-
-@pytest.fixture
-async def b(ca: CA) -> AsyncIterator[ApiServer]:
-    async with ApiServer("b", ca) as server:
-        yield server
-
-
-@pytest.fixture
-async def c(ca: CA) -> AsyncIterator[ApiServer]:
-    async with ApiServer("c", ca) as server:
-        yield server
 
 
 @pytest.fixture
 def config(tmp_path: Path, a: ApiServer, b: ApiServer, c: ApiServer) -> Kubeconfig:
     """Contexts for three clusters; the current one is a."""
-    config = Kubeconfig(tmp_path / "config")
-    for server in (a, b, c):
-        config.add(server, token=plant(f"token-of-{server.name}"))
-    config.write()
-    return config
+    return Kubeconfig.of(tmp_path / "config", a, b, c)
 
 
 def count(program: Program, event: str, context: str | None = None) -> int:
     return len([line for line in program.log_events(event) if context in (None, line.get("context"))])
-
-
-async def hung_up(program: Program, event: str = "kubeconfig.reloaded") -> dict[str, Any]:
-    """Send SIGHUP; return what the log says of it."""
-    seen = count(program, event)
-    program.send_signal(signal.SIGHUP)
-    await until(lambda: count(program, event) > seen, event)
-    line: dict[str, Any] = program.log_events(event)[-1]
-    return line
 
 
 async def at_origin(program: Program, name: str, target: str = "/api") -> Response:
@@ -84,9 +48,8 @@ async def served_by(program: Program, target: str) -> str:
 
 
 def without(config: Kubeconfig, name: str) -> Callable[[], None]:
-    """Take a context out of the file; what is returned puts it back."""
+    """Take a context out; what is returned puts it back, in the file."""
     cluster, user = config.clusters.pop(name), config.users.pop(name)
-    config.write()
 
     def put_back() -> None:
         config.clusters[name], config.users[name] = cluster, user
@@ -125,7 +88,7 @@ async def test_an_idle_context_is_closed_and_opened_again(
         assert await served_by(program, "/api") == "a"
         for number in (1, 2):
             assert await served_by(program, "/clusters/b/api") == "b"
-            await program.output(rf"(?s)(context\.closed.*){{{number}}}")
+            await program.event("context.closed", number)
             await until(lambda: all(each.ended.is_set() for each in b.connections), "they end")
         assert count(program, "context.opened", "b") == 2
         assert await served_by(program, "/api") == "a"
@@ -153,7 +116,7 @@ async def test_a_context_in_use_is_never_idle(
             await b.wait_for_requests(1)
         for closed in (1, 2):
             await served_by(program, "/clusters/c/api")
-            await program.output(rf"(?s)(context\.closed.*){{{closed}}}")
+            await program.event("context.closed", closed)
         assert count(program, "context.closed", "c") == 2
         if slow is not None and b.gate is not None:
             b.gate.set()
@@ -165,27 +128,24 @@ async def test_a_context_in_use_is_never_idle(
 # -- a kubeconfig that changes --
 
 
-async def test_a_new_context_appears(config: Kubeconfig, ca: CA) -> None:
+async def test_a_new_context_appears(config: Kubeconfig, pki: Pki) -> None:
     """With --all-contexts it is served from the next look at the file on."""
-    async with ApiServer("new", ca) as new, Program("--all-contexts", kubeconfig=config.path) as program:
+    async with ApiServer("new", pki.ca) as new, Program("--all-contexts", kubeconfig=config.path) as program:
         assert (await at_origin(program, "new")).status == 404
         config.add(new, token=plant("new"))
-        config.write()
-        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "the reload")
-        (line,) = program.log_events("kubeconfig.reloaded")
+        line = await noticed(program, config.write)
         assert line["contexts"] == ["a", "b", "c", "new"]
         assert (await at_origin(program, "new")).json()["server"] == "new"
         assert await served_by(program, "/clusters/new/api") == "new"
 
 
-async def test_a_listed_context_stays_the_only_other_one(config: Kubeconfig, ca: CA) -> None:
+async def test_a_listed_context_stays_the_only_other_one(config: Kubeconfig, pki: Pki) -> None:
     """With --contexts nothing appears by itself."""
-    async with ApiServer("new", ca) as new, Program("--contexts=a,b", kubeconfig=config.path) as program:
+    async with ApiServer("new", pki.ca) as new, Program("--contexts=a,b", kubeconfig=config.path) as program:
         config.add(new, token=plant("new"))
         config.users["b"]["token"] = plant("another")
-        config.write()
         await served_by(program, "/clusters/b/api")
-        await hung_up(program)
+        await hung_up(program, config.write)
         assert (await at_origin(program, "new")).status == 404
         assert (await ask(program, "/clusters/new/api")).status == 404
 
@@ -201,7 +161,7 @@ async def test_a_context_that_has_gone(config: Kubeconfig, a: ApiServer, b: ApiS
         await watch.first_event()
         await served_by(program, "/api")
         put_back = without(config, "b")
-        line = await hung_up(program)
+        line = await hung_up(program, config.write)
         assert "b" not in line["contexts"]
         seen = len(b.requests)
         gone = [await at_origin(program, "b"), await ask(program, "/clusters/b/api")]
@@ -212,8 +172,7 @@ async def test_a_context_that_has_gone(config: Kubeconfig, a: ApiServer, b: ApiS
         await b.tick("going on")
         await watch.expects("going on")
         await tunnel.echoes(b"going on, too")
-        put_back()
-        await hung_up(program)
+        await hung_up(program, put_back)
         assert (await at_origin(program, "b")).json()["server"] == "b"
         assert await served_by(program, "/clusters/b/api") == "b"
         assert await served_by(program, "/api") == "a"
@@ -224,12 +183,11 @@ async def test_the_default_context_that_has_gone_keeps_all_as_it_was(config: Kub
     """As with one context: all of a change or nothing of it."""
     async with Program("--all-contexts", kubeconfig=config.path) as program:
         put_back = without(config, "a")
-        line = await hung_up(program, "kubeconfig.reload_failed")
+        line = await hung_up(program, config.write, RELOAD_FAILED)
         assert '"a"' in line["problems"][0]
         assert await served_by(program, "/api") == "a"
         assert await served_by(program, "/clusters/b/api") == "b"
-        put_back()
-        await hung_up(program)
+        await hung_up(program, put_back)
 
 
 async def test_a_changed_context_changes_alone(config: Kubeconfig, a: ApiServer, b: ApiServer) -> None:
@@ -242,8 +200,7 @@ async def test_a_changed_context_changes_alone(config: Kubeconfig, a: ApiServer,
         await served_by(program, "/api")
         await served_by(program, "/clusters/c/api")
         config.users["b"]["token"] = token = plant("renewed")
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         assert (await ask(program, "/clusters/b/api")).json()["authorization"] == f"Bearer {token}"
         await served_by(program, "/api")
         assert len(a.connections) == 1
@@ -258,8 +215,7 @@ async def test_the_default_moves_and_origins_stay(config: Kubeconfig, a: ApiServ
         assert await served_by(program, "/api") == "a"
         assert await served_by(program, "/clusters/b/api") == "b"
         config.current = "b"
-        config.write()
-        line = await hung_up(program)
+        line = await hung_up(program, config.write)
         assert (line["context"], line["contexts"]) == ("b", ["b", "a", "c"])
         assert await served_by(program, "/api") == "b"
         for name in "abc":
@@ -272,8 +228,7 @@ async def test_an_origin_of_one_context_does_not_become_anothers(config: Kubecon
     async with Program("--disable-filter", kubeconfig=config.path) as program:
         assert (await at_origin(program, "a")).json()["server"] == "a"
         config.current = "b"
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         gone = await at_origin(program, "a")
         assert gone.status == 404
         assert 'context "a" is not served any more' in gone.json()["message"]
@@ -281,11 +236,11 @@ async def test_an_origin_of_one_context_does_not_become_anothers(config: Kubecon
 
 
 async def test_a_renewed_authority_of_another_context_is_trusted(
-    config: Kubeconfig, ca: CA, a: ApiServer, b: ApiServer
+    config: Kubeconfig, pki: Pki, b: ApiServer
 ) -> None:
     """The file of an open context is watched like the default's."""
     path = config.path.with_name("ca.pem")
-    path.write_bytes(ca.pem)
+    path.write_bytes(pki.ca.pem)
     config.add(b, {"certificate-authority": str(path)}, token=plant("b"))
     config.write()
     async with Program("--all-contexts", kubeconfig=config.path) as program:
@@ -294,15 +249,14 @@ async def test_a_renewed_authority_of_another_context_is_trusted(
         b.use_certificate_of(renewed)
         b.close_connections()
         assert (await ask(program, "/clusters/b/api")).status == 502
-        replace_file(path, renewed.pem)
-        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "the reload")
+        await noticed(program, lambda: replace_file(path, renewed.pem))
         assert await served_by(program, "/clusters/b/api") == "b"
 
 
 # -- contexts that do not work --
 
 
-def unusable(config: Kubeconfig, ca: CA) -> dict[str, str]:
+def unusable(config: Kubeconfig) -> dict[str, str]:
     """Contexts that are broken, each in its way, and what must be said of each."""
     broken: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
         "no-ca-file": ({"certificate-authority": "gone.pem"}, {}, "gone.pem"),
@@ -325,9 +279,9 @@ def unusable(config: Kubeconfig, ca: CA) -> dict[str, str]:
     return {"no-user": "nobody", **{name: told for name, (_, _, told) in broken.items()}}
 
 
-async def test_broken_contexts_spoil_nothing_but_themselves(config: Kubeconfig, ca: CA) -> None:
+async def test_broken_contexts_spoil_nothing_but_themselves(config: Kubeconfig) -> None:
     """The start warns of each, once; its requests are 502 with the field to look at; others are served."""
-    broken = unusable(config, ca)
+    broken = unusable(config)
     async with Program("--all-contexts", kubeconfig=config.path) as program:
         for _ in range(2):
             for name, told in broken.items():
@@ -339,7 +293,7 @@ async def test_broken_contexts_spoil_nothing_but_themselves(config: Kubeconfig, 
                 assert response.value("Proxy-Status") == "kproxy; error=proxy_configuration_error"
             for name in "abc":
                 assert await served_by(program, f"/clusters/{name}/api") == name
-        await until(lambda: count(program, "context.unusable") == len(broken), "the warnings")
+        await program.event("context.unusable", len(broken))
         lines = {line["context"]: line for line in program.log_events("context.unusable")}
         assert set(lines) == set(broken)
         for name, told in broken.items():
@@ -347,16 +301,16 @@ async def test_broken_contexts_spoil_nothing_but_themselves(config: Kubeconfig, 
             assert told in "; ".join(lines[name]["problems"])
 
 
-async def test_the_start_warns_before_anybody_asks(config: Kubeconfig, ca: CA) -> None:
+async def test_the_start_warns_before_anybody_asks(config: Kubeconfig) -> None:
     """Also of what only the opening of a context finds out."""
-    broken = unusable(config, ca)
+    broken = unusable(config)
     async with Program("--all-contexts", kubeconfig=config.path) as program:
-        await until(lambda: count(program, "context.unusable") == len(broken), "the warnings")
+        await program.event("context.unusable", len(broken))
         assert not count(program, "context.opened")
         assert await program.stopped() == 0
 
 
-async def test_a_context_is_mended_without_a_restart(config: Kubeconfig, ca: CA) -> None:
+async def test_a_context_is_mended_without_a_restart(config: Kubeconfig, pki: Pki) -> None:
     """A file that is there now is found by the next request, though the kubeconfig has not changed."""
     path = config.path.with_name("ca.pem")
     config.clusters["b"] = {**config.clusters["b"], "certificate-authority": str(path)}
@@ -364,7 +318,7 @@ async def test_a_context_is_mended_without_a_restart(config: Kubeconfig, ca: CA)
     config.write()
     async with Program("--all-contexts", kubeconfig=config.path) as program:
         assert (await ask(program, "/clusters/b/api")).status == 502
-        path.write_bytes(ca.pem)
+        path.write_bytes(pki.ca.pem)
         deadline = time.monotonic() + 5
         while (response := await ask(program, "/clusters/b/api")).status == 502:
             assert time.monotonic() < deadline, response.text
@@ -378,14 +332,12 @@ async def test_new_settings_that_do_not_work_leave_the_old_ones(config: Kubeconf
         good = config.users["b"]
         config.users["b"] = {"client-certificate-data": "aGk=", "client-key-data": "aGk="}
         config.users["a"]["token"] = token = plant("renewed-a")
-        config.write()
-        await hung_up(program)
-        await until(lambda: count(program, "context.unusable", "b") == 1, "the warning")
+        await hung_up(program, config.write)
+        assert (await program.event("context.unusable"))["context"] == "b"
         assert (await ask(program, "/api")).json()["authorization"] == f"Bearer {token}"
         assert (await ask(program, "/clusters/b/api")).json()["authorization"] == old
         config.users["b"] = {**good, "token": (mended := plant("mended-b"))}
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         assert (await ask(program, "/clusters/b/api")).json()["authorization"] == f"Bearer {mended}"
 
 
@@ -449,16 +401,6 @@ async def test_contexts_that_fail_at_run_time_disturb_nobody(config: Kubeconfig,
 # -- the start --
 
 
-def refused(*args: str, config: Kubeconfig) -> Process:
-    """A program that must end by itself."""
-    program = Program(*args, kubeconfig=config.path)
-    with pytest.raises(AssertionError, match="ended without"):
-        program.start()
-    program.wait()
-    program.kill()
-    return program
-
-
 def test_a_broken_default_context_fails_the_start(tmp_path: Path) -> None:
     """--all-contexts forgives the others, not the one at `/`."""
     config = Kubeconfig(tmp_path / "config")
@@ -468,13 +410,11 @@ def test_a_broken_default_context_fails_the_start(tmp_path: Path) -> None:
     config.clusters["broken"]["certificate-authority-data"] = "aGVsbG8="
     config.current = "broken"
     config.write()
-    program = refused("--all-contexts", config=config)
-    assert program.exit_code == 2
+    program = ended("--all-contexts", f"--kubeconfig={config.path}", code=2)
     assert "certificate-authority-data" in program.stderr
     config.current = "good"
     config.write()
-    program = refused("--contexts=good,missing,lost", config=config)
-    assert program.exit_code == 2
+    program = ended("--contexts=good,missing,lost", f"--kubeconfig={config.path}", code=2)
     assert '"missing"' in program.stderr
     assert '"lost"' in program.stderr
 
@@ -488,8 +428,7 @@ def test_check_tells_of_every_context(tmp_path: Path) -> None:
     config.clusters["broken"]["certificate-authority-data"] = "aGVsbG8="
     config.current = "good"
     config.write()
-    command = [sys.executable, "-m", "kproxy", "check", "--all-contexts", f"--kubeconfig={config.path}"]
-    program = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True)
+    program = ended("check", "--all-contexts", f"--kubeconfig={config.path}")
     assert '# context "good": https://g.test, credential: token' in program.stdout
     assert '# context "Other one" at other-one.localhost: https://o.test, credential: token' in program.stdout
     assert '# context "broken" at broken.localhost: cannot be used' in program.stdout
@@ -505,25 +444,22 @@ async def test_a_request_means_what_it_means_now(config: Kubeconfig, a: ApiServe
         client = await RawClient.connect(program.address)
         for text in ("all_contexts: true", "all_contexts: false"):
             assert (await client.request("GET", "/clusters/a/api")).json()["server"] == "a"
-            replace_file(settings, f"port: 0\n{text}\n".encode())
-            await hung_up(program, "config.reloaded")
+            content = f"port: 0\n{text}\n".encode()
+            await hung_up(program, lambda content=content: replace_file(settings, content), "config.reloaded")
         assert (await client.request("GET", "/clusters/a/api")).json()["server"] == "a"
         client.reset()
         assert [each.target for each in a.requests] == ["/clusters/a/api", "/api", "/clusters/a/api"]
 
 
-async def test_a_path_of_one_context_does_not_become_anothers(tmp_path: Path, ca: CA) -> None:
+async def test_a_path_of_one_context_does_not_become_anothers(tmp_path: Path, pki: Pki) -> None:
     """/clusters/prod/ meant "Prod", by its slug: a "prod" that comes later is somewhere else."""
-    config = Kubeconfig(tmp_path / "config")
-    async with ApiServer("Prod", ca) as old, ApiServer("prod", ca) as new:
-        config.add(old, token=plant("old"))
-        config.write()
+    async with ApiServer("Prod", pki.ca) as old, ApiServer("prod", pki.ca) as new:
+        config = Kubeconfig.of(tmp_path / "config", old)
         async with Program("--all-contexts", kubeconfig=config.path) as program:
             assert await served_by(program, "/clusters/prod/api") == "Prod"
             assert (await at_origin(program, "prod")).json()["server"] == "Prod"
             config.add(new, token=plant("new"))
-            config.write()
-            await hung_up(program)
+            await hung_up(program, config.write)
             assert (await ask(program, "/clusters/prod/api")).status == 404
             assert (await at_origin(program, "prod")).status == 404
             assert await served_by(program, "/clusters/Prod/api") == "Prod"

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.api_server import ApiServer, Stream, ask, seen_by, until
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, seen_by
+from tests.support.notice import NOTICED_SECONDS, noticed
 from tests.support.pki import CA
 from tests.support.pod import in_pod
 from tests.support.program import Program
 from tests.support.secrets import plant
-
-NOTICED_SECONDS = 2.0
 
 
 class ServiceAccount:
@@ -105,34 +104,22 @@ async def test_a_renewed_authority_is_trusted(
     """The cluster's authority comes by the same volume."""
     await seen_by(program)
     new = CA("new-ca")
-    account.project(plant("token"), new.pem)
-    await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is noticed", NOTICED_SECONDS)
+    await noticed(program, lambda: account.project(plant("token"), new.pem))
     server.use_certificate_of(new)
     server.close_connections()
     assert (await ask(program)).status == 200
 
 
-async def test_a_kubeconfig_that_appears_takes_over(
-    program: Program, account: ServiceAccount, server: ApiServer
-) -> None:
+async def test_a_kubeconfig_that_appears_takes_over(program: Program, server: ApiServer) -> None:
     """~/.kube/config is looked for as long as the program runs; without it the pod's identity is back."""
     await seen_by(program)
     home = Path(dict(part.split("=", 1) for part in _environment(program.pid))["HOME"])
-    path = home / ".kube" / "config"
-    path.parent.mkdir()
-    path.write_text(
-        f"""{{"apiVersion": "v1", "kind": "Config", "current-context": "x",
-        "clusters": [{{"name": "c", "cluster": {{"server": "{server.url}",
-                       "certificate-authority": "{account.path / "ca.crt"}"}}}}],
-        "users": [{{"name": "u", "user": {{"token": "from-the-file"}}}}],
-        "contexts": [{{"name": "x", "context": {{"cluster": "c", "user": "u"}}}}]}}"""
-    )
-    reloaded = "kubeconfig.reloaded"
-    await until(lambda: len(program.log_events(reloaded)) == 1, "it is noticed", NOTICED_SECONDS)
+    (home / ".kube").mkdir()
+    config = Kubeconfig(home / ".kube" / "config")
+    config.add(server, token="from-the-file")
+    assert (await noticed(program, config.write))["context"] == server.name
     assert (await seen_by(program))["authorization"] == "Bearer from-the-file"
-    path.unlink()
-    await until(lambda: len(program.log_events(reloaded)) == 2, "it is noticed", NOTICED_SECONDS)
-    assert program.log_events(reloaded)[-1]["context"] == "in-cluster"
+    assert (await noticed(program, config.path.unlink))["context"] == "in-cluster"
     assert (await seen_by(program))["authorization"] != "Bearer from-the-file"
 
 

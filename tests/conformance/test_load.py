@@ -12,6 +12,7 @@ import pytest
 from tests.conformance.conftest import Gateway
 from tests.support.answers import BLOCK, answer, chunk, head, tunnel
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import until
 from tests.support.upstream import Connection, Request
 
 pytestmark = [pytest.mark.slow, pytest.mark.numbers]
@@ -55,7 +56,7 @@ async def measured(gateway: Gateway, what: str, load: Callable[[], Awaitable[Non
     took, cpu = time.monotonic() - started_at, gateway.program.cpu_seconds() - cpu
     ended_at = time.monotonic()
     gateway.upstream.close_connections()
-    await gateway.until(
+    await until(
         lambda: gateway.program.descriptors() <= descriptors,
         f"back at {descriptors} descriptors",
         BACK_SECONDS,

@@ -12,6 +12,7 @@ from tests.conformance.conftest import Gateway, big_answer
 from tests.support import proc
 from tests.support.answers import BLOCK, Step, answer, big_sha256, chunk, head, script
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import until
 from tests.support.upstream import Connection, Request
 
 ANSWER_BYTES = 20_000_000
@@ -149,7 +150,7 @@ async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gat
         costs.append(gateway.program.rss_bytes())
         for client in clients:
             client.reset()
-        await gateway.until(lambda: gateway.sockets() <= 3, "no connection")
+        await until(lambda: gateway.sockets() <= 3, "no connection")
     print("MB with 300 watches, round by round:", ", ".join(f"{cost / 1e6:.0f}" for cost in costs))
     # The C library returns what it can a second after a burst; without that it was 50 MB more by now.
     assert costs[-1] - costs[0] < 15_000_000

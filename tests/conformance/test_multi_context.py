@@ -13,10 +13,11 @@ from urllib.parse import quote
 import pytest
 
 from tests.support.answers import head, json_answer
-from tests.support.api_server import ApiServer, Kubeconfig, Stream, until
+from tests.support.api_server import ApiServer, Kubeconfig, Stream
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import echo
 from tests.support.http2_server import Http2Server
+from tests.support.patience import until
 from tests.support.pki import CA
 from tests.support.ports import reserved_port
 from tests.support.program import Program

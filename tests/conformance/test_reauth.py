@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.support.answers import Step, chunk, head, script, sequence
-from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, until
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file
 from tests.support.client import RawClient, request_bytes
 from tests.support.exec_plugin import Plugin
 from tests.support.oidc_issuer import OidcIssuer, jwt
@@ -206,9 +206,7 @@ async def test_a_plugin_that_fails_leaves_the_401(rotating: Rotating, program: P
     rotating.plugin.does("exit 3")
     response = await ask(program)
     assert (response.status, response.json()["reason"]) == (401, "Unauthorized")
-    await until(lambda: bool(program.log_events("credential.refresh_failed")), "the failure is told")
-    (line,) = program.log_events("credential.refresh_failed")
-    assert "exit code 3" in line["error"]
+    assert "exit code 3" in (await program.event("credential.refresh_failed"))["error"]
     rotating.plugin.does("")
     await asyncio.sleep(1)  # a broken plugin is started once a second at most
     assert (await ask(program)).status == 200

@@ -6,68 +6,23 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.api_server import (
-    ApiServer,
-    Kubeconfig,
-    Stream,
-    ask,
-    exec_user,
-    replace_file,
-    seen_by,
-    until,
-)
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, seen_by
 from tests.support.exec_plugin import Plugin
-from tests.support.pki import CA
+from tests.support.notice import NOTICED_SECONDS, RELOAD_FAILED, RELOADED, hung_up, noticed
+from tests.support.patience import until
 from tests.support.program import Program
 from tests.support.secrets import plant
-
-RELOAD_SECONDS = 2.0
-
-
-@pytest.fixture(scope="module")
-def ca() -> CA:
-    return CA()
-
-
-@pytest.fixture
-async def a(ca: CA) -> AsyncIterator[ApiServer]:
-    async with ApiServer("a", ca) as server:
-        yield server
-
-
-@pytest.fixture
-async def b(ca: CA) -> AsyncIterator[ApiServer]:
-    async with ApiServer("b", ca) as server:
-        yield server
 
 
 @pytest.fixture
 def config(tmp_path: Path, a: ApiServer, b: ApiServer) -> Kubeconfig:
     """Contexts for both clusters; the current one is a."""
-    config = Kubeconfig(tmp_path / "config")
-    config.add(a, token=plant("token-of-a"))
-    config.add(b, token=plant("token-of-b"))
-    config.write()
-    return config
-
-
-def count(program: Program, event: str) -> int:
-    return len(program.log_events(event))
-
-
-async def hung_up(program: Program, event: str = "kubeconfig.reloaded") -> dict[str, Any]:
-    """Send SIGHUP; return what the log says of it."""
-    seen = count(program, event)
-    program.send_signal(signal.SIGHUP)
-    await until(lambda: count(program, event) > seen, event)
-    line: dict[str, Any] = program.log_events(event)[-1]
-    return line
+    return Kubeconfig.of(tmp_path / "config", a, b)
 
 
 # -- what is noticed --
@@ -102,12 +57,10 @@ async def test_a_change_is_noticed(config: Kubeconfig, change: Callable[[Kubecon
     async with Program(kubeconfig=config.path) as program:
         assert (await seen_by(program))["server"] == "a"
         config.current = "b"
-        change(config)
         changed_at = time.monotonic()
-        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "the reload", RELOAD_SECONDS)
+        line = await noticed(program, lambda: change(config))
         assert (await seen_by(program))["server"] == "b"
-        assert time.monotonic() - changed_at < RELOAD_SECONDS
-        (line,) = program.log_events("kubeconfig.reloaded")
+        assert time.monotonic() - changed_at < NOTICED_SECONDS
         assert (line["context"], line["server"], line["credential"]) == (
             "b",
             config.clusters["b"]["server"],
@@ -121,11 +74,9 @@ async def test_a_file_of_the_list_appears_and_vanishes(config: Kubeconfig, b: Ap
     first.add(b, token=plant("token"))
     async with Program(env={"KUBECONFIG": f"{first.path}:{config.path}"}) as program:
         assert (await seen_by(program))["server"] == "a"
-        first.write()
-        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "it appeared", RELOAD_SECONDS)
+        await noticed(program, first.write)
         assert (await seen_by(program))["server"] == "b"
-        first.path.unlink()
-        await until(lambda: count(program, "kubeconfig.reloaded") == 2, "it vanished", RELOAD_SECONDS)
+        await noticed(program, first.path.unlink)
         assert (await seen_by(program))["server"] == "a"
 
 
@@ -134,8 +85,7 @@ async def test_a_change_during_the_start_is_noticed(config: Kubeconfig) -> None:
     async with Program(kubeconfig=config.path) as program:
         # "Starting to serve" comes before the watch begins.
         config.current = "b"
-        config.write()
-        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "the reload", RELOAD_SECONDS)
+        await noticed(program, config.write)
         assert (await seen_by(program))["server"] == "b"
 
 
@@ -145,8 +95,7 @@ async def test_sighup_reloads_at_once(config: Kubeconfig) -> None:
         began_at = time.monotonic()
         for number in range(6):
             config.current = "ba"[number % 2]
-            config.write()
-            assert (await hung_up(program))["context"] == config.current
+            assert (await hung_up(program, config.write))["context"] == config.current
         # Looking at files takes a quarter of a second at least and comes once a second.
         assert time.monotonic() - began_at < 3
         assert (await seen_by(program))["server"] == "a"
@@ -156,16 +105,14 @@ async def test_no_reload_turns_it_off(config: Kubeconfig) -> None:
     """By the time that another program has noticed a change, and applied it, this one goes on as before."""
     async with Program(kubeconfig=config.path) as other, Program("--no-reload", kubeconfig=config.path) as it:
         config.current = "b"
-        config.write()
-        await until(lambda: count(other, "kubeconfig.reloaded") == 1, "the reload", RELOAD_SECONDS)
+        await noticed(other, config.write)
         config.current = "a"
         config.users["a"]["token"] = plant("other-token")
-        config.write()
-        await until(lambda: count(other, "kubeconfig.reloaded") == 2, "the reload", RELOAD_SECONDS)
+        await noticed(other, config.write)
         old, new = await seen_by(it), await seen_by(other)
         assert old["server"] == "a"
         assert old["authorization"] != new["authorization"]
-        assert not count(it, "kubeconfig.reloaded")
+        assert not it.log_events(RELOADED)
 
 
 # -- broken files --
@@ -231,8 +178,7 @@ async def test_a_broken_file_keeps_the_old_state(
     text, names = breaks(config)
     async with Program(kubeconfig=config.path) as program:
         token = (await seen_by(program))["authorization"]
-        config.write(text)
-        line = await hung_up(program, "kubeconfig.reload_failed")
+        line = await hung_up(program, lambda: config.write(text), RELOAD_FAILED)
         said = "; ".join(line["problems"])
         assert str(config.path) in said
         for name in names:
@@ -243,10 +189,10 @@ async def test_a_broken_file_keeps_the_old_state(
             program.send_signal(signal.SIGHUP)
             seen = await seen_by(program)
             assert (seen["server"], seen["authorization"]) == ("a", token)
-        config.write(good.replace('"current-context": "a"', '"current-context": "b"'))
-        await hung_up(program)
+        good = good.replace('"current-context": "a"', '"current-context": "b"')
+        await hung_up(program, lambda: config.write(good))
         assert (await seen_by(program))["server"] == "b"
-        assert count(program, "kubeconfig.reload_failed") == 1
+        assert len(program.log_events(RELOAD_FAILED)) == 1
         assert len(a.connections) == 1
 
 
@@ -255,22 +201,17 @@ async def test_another_mistake_is_said_again(config: Kubeconfig) -> None:
     async with Program(kubeconfig=config.path) as program:
         for current in ("yy", "zz", "a", "zz"):
             config.current = current
-            config.write()
-            event = "kubeconfig.reloaded" if current == "a" else "kubeconfig.reload_failed"
-            line = await hung_up(program, event)
+            line = await hung_up(program, config.write, RELOADED if current == "a" else RELOAD_FAILED)
             assert current == "a" or f'"{current}"' in line["problems"][0]
 
 
 async def test_a_vanished_file_keeps_the_old_state(config: Kubeconfig) -> None:
     """Also when the clock of the watch finds it gone; editors take a file away for a moment."""
     async with Program(kubeconfig=config.path) as program:
-        config.path.unlink()
-        await until(lambda: count(program, "kubeconfig.reload_failed") == 1, "told", RELOAD_SECONDS)
-        (line,) = program.log_events("kubeconfig.reload_failed")
+        line = await noticed(program, config.path.unlink, RELOAD_FAILED)
         assert str(config.path) in line["problems"][0]
         assert (await seen_by(program))["server"] == "a"
-        config.write()
-        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "mended", RELOAD_SECONDS)
+        await noticed(program, config.write)
 
 
 @pytest.mark.parametrize("first", [None, b"half of an authority"], ids=["missing", "half-written"])
@@ -300,12 +241,10 @@ async def test_of_a_list_the_broken_file_is_named(config: Kubeconfig) -> None:
     async with Program(env={"KUBECONFIG": f"{other}:{config.path}"}) as program:
         config.current = "b"
         config.write()
-        replace_file(other, b"kind: Pod\n")
-        line = await hung_up(program, "kubeconfig.reload_failed")
+        line = await hung_up(program, lambda: replace_file(other, b"kind: Pod\n"), RELOAD_FAILED)
         assert str(other) in line["problems"][0]
         assert (await seen_by(program))["server"] == "a"
-        replace_file(other, b"")
-        await hung_up(program)
+        await hung_up(program, lambda: replace_file(other, b""))
         assert (await seen_by(program))["server"] == "b"
 
 
@@ -313,7 +252,7 @@ async def test_of_a_list_the_broken_file_is_named(config: Kubeconfig) -> None:
 
 
 async def test_equal_values_keep_connections_streams_and_credentials(
-    config: Kubeconfig, a: ApiServer, b: ApiServer, tmp_path: Path
+    config: Kubeconfig, a: ApiServer, tmp_path: Path
 ) -> None:
     """Other spelling, other entries, other order; the plugin is not asked again and nothing is dialled."""
     plugin = Plugin(tmp_path / "plugin")
@@ -330,17 +269,13 @@ async def test_equal_values_keep_connections_streams_and_credentials(
         connections = len(a.connections)
         for text in (config.text(indent=None), config.text(indent=4) + "\n# a comment\n"):
             # A broken file in between: that it is mended is told, equal values are not.
-            config.write("[")
-            await hung_up(program, "kubeconfig.reload_failed")
-            config.write(text)
-            await hung_up(program)
-        config.write("[")
-        await hung_up(program, "kubeconfig.reload_failed")
+            await hung_up(program, lambda: config.write("["), RELOAD_FAILED)
+            await hung_up(program, lambda text=text: config.write(text))
+        await hung_up(program, lambda: config.write("["), RELOAD_FAILED)
         config.users = dict(reversed(config.users.items()))
         config.users["b"]["token"] = plant("new-token-of-b")
         config.clusters["c"] = {"server": "https://127.0.0.1:1"}
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         await seen_by(program)
         await a.tick("still here")
         await watch.expects("still here")
@@ -359,14 +294,11 @@ async def test_equal_values_say_nothing(config: Kubeconfig) -> None:
         await seen_by(program)
         # What comes after them has come: they have been dealt with.
         config.current = "b"
-        config.write()
-        await hung_up(program)
-        assert [line["context"] for line in program.log_events("kubeconfig.reloaded")] == ["b"]
+        await hung_up(program, config.write)
+        assert [line["context"] for line in program.log_events(RELOADED)] == ["b"]
 
 
-async def test_a_switched_context_moves_new_requests_only(
-    config: Kubeconfig, a: ApiServer, b: ApiServer
-) -> None:
+async def test_a_switched_context_moves_new_requests_only(config: Kubeconfig, a: ApiServer) -> None:
     """Watches, tunnels and answers under way stay until they end; then nothing of the old context is left."""
     async with Program(kubeconfig=config.path) as program:
         await program.output("server.started")
@@ -378,8 +310,7 @@ async def test_a_switched_context_moves_new_requests_only(
             slow = asyncio.create_task(seen_by(program, "/api/slow"))
             await a.wait_for_requests(before + 1)
             config.current = "b"
-            config.write()
-            await hung_up(program)
+            await hung_up(program, config.write)
             for _ in range(3):
                 assert (await seen_by(program))["server"] == "b"
             gate.set()
@@ -398,8 +329,7 @@ async def test_a_new_token_in_the_kubeconfig_is_used(config: Kubeconfig, a: ApiS
     async with Program(kubeconfig=config.path) as program, Stream(program) as watch:
         await watch.first_event()
         config.users["a"]["token"] = token = plant("renewed")
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         assert (await seen_by(program))["authorization"] == f"Bearer {token}"
         await a.tick("going on")
         await watch.expects("going on")
@@ -422,8 +352,7 @@ async def test_switching_to_and_fro_loses_no_request(config: Kubeconfig, a: ApiS
         loads = [asyncio.create_task(load()) for _ in range(4)]
         for number in range(20):
             config.current = "ba"[number % 2]
-            config.write()
-            await hung_up(program)
+            await hung_up(program, config.write)
         stop.set()
         assert min(await asyncio.gather(*loads)) > 1
         assert a.requests
@@ -443,8 +372,7 @@ async def test_a_request_that_waits_for_its_credential_is_not_lost(
         waiting = asyncio.create_task(seen_by(program))
         await hold.reached()
         config.current = "b"
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         assert (await seen_by(program))["server"] == "b"
         hold.release()
         assert (await waiting)["server"] == "a"
@@ -455,8 +383,7 @@ async def test_a_context_that_cannot_be_reached_is_applied(config: Kubeconfig) -
     async with Program(kubeconfig=config.path) as program:
         config.clusters["b"]["server"] = "https://127.0.0.1:1"
         config.current = "b"
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         response = await ask(program)
         assert response.status == 502
         assert 'context "b"' in response.json()["message"]

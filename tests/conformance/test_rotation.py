@@ -15,21 +15,11 @@ from typing import Any
 
 import pytest
 
-from tests.support.api_server import (
-    ApiServer,
-    Kubeconfig,
-    Stream,
-    ask,
-    exec_user,
-    replace_file,
-    seen_by,
-    until,
-)
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, seen_by
 from tests.support.exec_plugin import Plugin, timestamp
+from tests.support.notice import NOTICED_SECONDS, RELOAD_FAILED, noticed
 from tests.support.pki import CA
 from tests.support.program import Program
-
-NOTICED_SECONDS = 2.0
 
 
 class Files:
@@ -111,9 +101,7 @@ async def test_rotate_close_cuts_the_streams(files: Files) -> None:
         await watch.first_event()
         files.identify("bob")
         await seen_as(program, "bob")
-        while await watch.client.read_piece(watch.response):
-            pass
-        assert not watch.response.body.is_complete
+        await watch.is_cut()
         assert await tunnel.client.read_to_end() == b""
 
 
@@ -195,8 +183,7 @@ async def test_a_renewed_authority_is_trusted(files: Files) -> None:
         await watch.first_event()
         files.server.use_certificate_of(new)
         await fails_to_verify(program)
-        replace_file(files.authority, new.pem)
-        await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is noticed", NOTICED_SECONDS)
+        await noticed(program, lambda: replace_file(files.authority, new.pem))
         assert (await seen_by(program))["cn"] == "alice"
         await files.server.tick("going on")
         await watch.expects("going on")
@@ -209,8 +196,7 @@ async def test_an_authority_renewed_during_a_handshake_counts(files: Files) -> N
     async with Program(kubeconfig=files.config.path) as program:
         waiting = asyncio.create_task(seen_by(program))
         await files.server.dialled.wait()
-        replace_file(files.authority, new.pem)
-        await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is noticed", NOTICED_SECONDS)
+        await noticed(program, lambda: replace_file(files.authority, new.pem))
         files.server.use_certificate_of(new)
         files.server.handshakes.set()
         assert (await waiting)["cn"] == "alice"
@@ -220,8 +206,7 @@ async def test_an_authority_that_is_taken_away_is_not_trusted(files: Files) -> N
     """Idle connections that it had vouched for are not used any more."""
     async with Program(kubeconfig=files.config.path) as program:
         await seen_by(program)
-        replace_file(files.authority, CA("other").pem)
-        await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is noticed", NOTICED_SECONDS)
+        await noticed(program, lambda: replace_file(files.authority, CA("other").pem))
         await fails_to_verify(program)
 
 
@@ -234,20 +219,17 @@ async def test_an_authority_of_no_use_leaves_the_old_one(
     """Empty, junk or gone: told once by name, and new connections are verified as before."""
     async with Program(kubeconfig=files.config.path) as program:
         await seen_by(program)
-        if content is None:
-            files.authority.unlink()
-        else:
-            replace_file(files.authority, content)
-        await until(
-            lambda: bool(program.log_events("kubeconfig.reload_failed")), "it is told", NOTICED_SECONDS
-        )
-        (line,) = program.log_events("kubeconfig.reload_failed")
+
+        def spoil() -> None:
+            files.authority.unlink() if content is None else replace_file(files.authority, content)
+
+        line = await noticed(program, spoil, RELOAD_FAILED)
         said = "; ".join(line["problems"])
         assert cause in said.lower()
         assert str(files.authority) in said
         assert await fresh_identity(program, files.server) == "alice"
-        replace_file(files.authority, files.server.ca.pem)
-        await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is mended", NOTICED_SECONDS)
+        await noticed(program, lambda: replace_file(files.authority, files.server.ca.pem))
+        assert len(program.log_events(RELOAD_FAILED)) == 1
 
 
 async def test_rotate_close_cuts_streams_of_an_old_authority(files: Files) -> None:
@@ -255,9 +237,7 @@ async def test_rotate_close_cuts_streams_of_an_old_authority(files: Files) -> No
     async with Program("--rotate-close", kubeconfig=files.config.path) as program, Stream(program) as watch:
         await watch.first_event()
         replace_file(files.authority, files.server.ca.pem + CA("second").pem)
-        while await watch.client.read_piece(watch.response):
-            pass
-        assert not watch.response.body.is_complete
+        await watch.is_cut()
 
 
 async def test_the_same_authority_written_again_changes_nothing(files: Files) -> None:
@@ -266,12 +246,8 @@ async def test_the_same_authority_written_again_changes_nothing(files: Files) ->
         await seen_by(program)
         replace_file(files.authority, files.server.ca.pem)
         # Told because of the mistake; by then the file has been looked at.
-        files.config.write("[")
-        await until(
-            lambda: bool(program.log_events("kubeconfig.reload_failed")), "it is told", NOTICED_SECONDS
-        )
-        files.config.write()
-        await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is mended", NOTICED_SECONDS)
+        await noticed(program, lambda: files.config.write("["), RELOAD_FAILED)
+        await noticed(program, files.config.write)
         await seen_by(program)
         assert len(files.server.connections) == 1
 
@@ -326,9 +302,7 @@ async def test_a_refused_certificate_is_renewed(
         seen = await seen_by(program)
         assert (seen["cn"], seen["authorization"]) == ("bob", "Bearer bob")
         if options:
-            while await watch.client.read_piece(watch.response):
-                pass
-            assert not watch.response.body.is_complete
+            await watch.is_cut()
         else:
             await server.tick("alice's")
             await watch.expects("alice's")

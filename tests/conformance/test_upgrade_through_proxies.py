@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.answers import BLOCK, head
-from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, seen_by, until
+from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, seen_by
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import until
 from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.proxies import ConnectProxy, SocksProxy, SocksRequest

@@ -21,7 +21,7 @@ import pytest
 import yaml
 
 from tests.e2e.clusters import Api
-from tests.support.api_server import ApiServer, ask, seen_by, until
+from tests.support.api_server import ApiServer, ask, seen_by
 from tests.support.client import RawClient, Response
 from tests.support.manifests import (
     DEPLOYMENT,
@@ -33,13 +33,13 @@ from tests.support.manifests import (
     pod_of,
     text,
 )
+from tests.support.notice import noticed
 from tests.support.pki import CA
 from tests.support.pod import ACCOUNT, USER_ID, in_container
 from tests.support.program import Program, kubeconfig
 from tests.support.secrets import plant
 
 PODS = "/api/v1/namespaces/shop/pods"
-NOTICED_SECONDS = 3.0
 
 
 def mounted(folder: Path, mode: int, files: Mapping[str, bytes]) -> Path:
@@ -191,8 +191,10 @@ async def test_a_changed_config_map_is_taken_up(
         assert (await asked(program, certificate, PODS, "localhost")).status == 200
         config = manifest(DEPLOYMENT, "ConfigMap")["data"]["config.yaml"]
         changed = f"{config}\nreject_paths: ['/pods']\nwww_prefix: /pages/\n"
-        project(volumes["/etc/kproxy"], "second", 0o644, {"config.yaml": changed.encode()})
-        await until(lambda: bool(program.log_events("config.reloaded")), "the change", NOTICED_SECONDS)
+        files = {"config.yaml": changed.encode()}
+        await noticed(
+            program, lambda: project(volumes["/etc/kproxy"], "second", 0o644, files), "config.reloaded"
+        )
         assert (await asked(program, certificate, PODS, "localhost")).status == 403
         (line,) = program.log_events("config.restart_needed")
         assert line["keys"] == ["www_prefix"]
@@ -206,9 +208,9 @@ async def test_a_renewed_certificate_is_taken_up(
     async with container(DEPLOYMENT, server, volumes, KPROXY_SHUTDOWN_DELAY="0s") as program:
         assert (await asked(program, certificate, "/-/healthz", "localhost")).status == 200
         own, key = renewed.issue("kproxy.kproxy.svc", ("kproxy.kproxy.svc",))
-        project(volumes["/etc/kproxy-tls"], "second", 0o440, {"tls.crt": own, "tls.key": key})
-        event = "certificate.reloaded"
-        await until(lambda: bool(program.log_events(event)), "the new certificate", NOTICED_SECONDS)
+        files = {"tls.crt": own, "tls.key": key}
+        place = volumes["/etc/kproxy-tls"]
+        await noticed(program, lambda: project(place, "second", 0o440, files), "certificate.reloaded")
         assert (await asked(program, renewed, "/-/healthz", "localhost")).status == 200
 
 

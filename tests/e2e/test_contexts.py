@@ -19,8 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.e2e.browser import Chromium, Page, PageError, new_page
 from tests.e2e.clusters import QUICK_DEMO, config_map
-from tests.support.api_server import until
 from tests.support.client import RawClient, Response, request_bytes
+from tests.support.patience import until
 from tests.support.program import DemoProgram, Program
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")

@@ -130,9 +130,7 @@ def test_where_nothing_runs(home: dict[str, str], reserved_port: int) -> None:
     assert "kproxy start" in told
 
 
-def test_a_unix_socket_alone_leads_nobody(
-    tmp_path: Path, home: dict[str, str], reserved_port: int
-) -> None:
+def test_a_unix_socket_alone_leads_nobody(tmp_path: Path, home: dict[str, str], reserved_port: int) -> None:
     """kubectl knows none; a port beside it is what the file names."""
     config = kubeconfig(tmp_path, "http://127.0.0.1:1", token=secrets.plant("handout-token"))
     path = tmp_path / "s"

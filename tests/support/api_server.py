@@ -1,9 +1,8 @@
 """`ApiServer`: a cluster that knows which callers are good, with watches and tunnels; and its kubeconfig.
 
 async with ApiServer("a", ca) as a, ApiServer("b", ca) as b:
-    config = Kubeconfig(tmp_path / "config")
-    config.add(a, token=plant("token-a"))
-    config.add(b, token=plant("token-b"))
+    config = Kubeconfig.of(tmp_path / "config", a, b)
+    config.add(b, exec=exec_user(plugin))
     config.write()
 """
 
@@ -13,28 +12,18 @@ import asyncio
 import base64
 import json
 import os
-import time
 from collections.abc import Callable, Container, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tests.support.answers import chunk, head, status_answer
 from tests.support.channel import Channel
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.exec_plugin import V1, Plugin
-from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA, load_cert_chain
 from tests.support.program import Program
+from tests.support.secrets import plant
 from tests.support.upstream import ByteUpstream, Connection, Request
-
-
-async def until(condition: Callable[[], bool], what: str, seconds: float = LAST_RESORT_SECONDS) -> None:
-    """Wait for a fact that nothing announces."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {seconds:g} s: {what}")
-        await asyncio.sleep(0.005)
 
 
 class ApiServer(ByteUpstream):
@@ -130,6 +119,15 @@ class Kubeconfig:
         self.clusters: dict[str, dict[str, Any]] = {}
         self.users: dict[str, dict[str, Any]] = {}
 
+    @classmethod
+    def of(cls, path: Path, *servers: ApiServer) -> Self:
+        """Written for these clusters, with a token for each."""
+        config = cls(path)
+        for server in servers:
+            config.add(server, token=plant(f"token-of-{server.name}"))
+        config.write()
+        return config
+
     def add(self, server: ApiServer, cluster: Mapping[str, Any] | None = None, **user: Any) -> None:
         """`cluster` and `user` are fields of the two entries; an underscore in a name stands for a dash."""
         entry = {"certificate-authority-data": base64.b64encode(server.ca.pem).decode(), **(cluster or {})}
@@ -218,6 +216,16 @@ class Stream:
     async def expects(self, text: str) -> None:
         """Read the watch until an event holds `text`."""
         await self.client.read_until(self.response, text.encode())
+
+    async def ends(self) -> None:
+        """Read it to its end, which is one."""
+        await self.client.read_rest(self.response)
+        assert self.response.body.is_complete
+
+    async def is_cut(self) -> None:
+        """Read it to an end that cannot be taken for one."""
+        await self.client.read_rest(self.response)
+        assert not self.response.body.is_complete
 
     async def echoes(self, data: bytes) -> None:
         """Send through the tunnel and get the same back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import ssl
 import time
@@ -157,11 +158,24 @@ class RawClient:
         while wanted not in response.body.data:
             assert await self.read_piece(response), f"no {wanted!r} in {bytes(response.body.data[-500:])!r}"
 
+    async def read_rest(self, response: Response) -> None:
+        """Read the body to its end, complete or not."""
+        while await self.read_piece(response):
+            pass
+
+    async def digest(self, response: Response) -> str:
+        """SHA-256 of the rest of the body, read to its end, of which nothing is kept."""
+        found = hashlib.sha256()
+        while piece := await self.read_piece(response):
+            found.update(piece)
+            response.body.data.clear()
+            response.body.arrivals.clear()
+        return found.hexdigest()
+
     async def read_response(self, method: str = "GET") -> Response:
         """Read one response to its end, complete or not."""
         response = await self.read_head(method)
-        while await self.read_piece(response):
-            pass
+        await self.read_rest(response)
         return response
 
     async def read_exactly(self, size: int) -> bytes:

@@ -21,17 +21,19 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar
 
 from tests.support import proc, secrets
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.upstream import ByteUpstream
 
 ROOT = Path(__file__).resolve().parents[2]
+KPROXY = (sys.executable, "-m", "kproxy")
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV")
+T = TypeVar("T")
 _COMPLAINTS = ("Traceback (most recent call last)", "was never retrieved", "was never awaited")
 
 
@@ -143,16 +145,34 @@ class Process:
         self, pattern: str, stream: str = "stderr", timeout: float = LAST_RESORT_SECONDS
     ) -> re.Match[str]:
         """Block until the output matches (MULTILINE); AssertionError at its end, TimeoutError too late."""
+        return self._wait(
+            lambda: re.search(pattern, self._text(stream), re.MULTILINE),
+            f"did not print {pattern!r}",
+            timeout,
+        )
+
+    def wait_for_event(
+        self, event: str, number: int = 1, timeout: float = LAST_RESORT_SECONDS
+    ) -> dict[str, Any]:
+        """Block until the log has that event so many times; that line of it. Raises as `wait_for_output`."""
+        lines = self._wait(
+            lambda: found if len(found := self.log_events(event)) >= number else None,
+            f"did not log {event} {number} time(s)",
+            timeout,
+        )
+        return lines[number - 1]
+
+    def _wait(self, look: Callable[[], T | None], problem: str, timeout: float) -> T:
         deadline = time.monotonic() + timeout
         with self._arrived:
             while True:
-                text = self._output[stream].decode(errors="replace")
-                if found := re.search(pattern, text, re.MULTILINE):
+                is_over = not any(thread.is_alive() for thread in self._threads)
+                if (found := look()) is not None:
                     return found
-                if not any(thread.is_alive() for thread in self._threads):
-                    raise AssertionError(f"{self.command[:4]} ended without {pattern!r}:\n{self._tail()}")
+                if is_over:
+                    raise AssertionError(f"{self.command[:4]} ended and {problem}:\n{self._tail()}")
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{self.command[:4]} did not print {pattern!r}:\n{self._tail()}")
+                    raise TimeoutError(f"{self.command[:4]} {problem}:\n{self._tail()}")
                 self._arrived.wait(0.1)
 
     async def output(
@@ -160,6 +180,12 @@ class Process:
     ) -> re.Match[str]:
         """`wait_for_output` without blocking the event loop."""
         return await asyncio.to_thread(self.wait_for_output, pattern, stream, timeout)
+
+    async def event(
+        self, event: str, number: int = 1, timeout: float = LAST_RESORT_SECONDS
+    ) -> dict[str, Any]:
+        """`wait_for_event` without blocking the event loop."""
+        return await asyncio.to_thread(self.wait_for_event, event, number, timeout)
 
     def send_signal(self, number: int) -> None:
         assert self._process is not None
@@ -311,7 +337,7 @@ class Program(ProxyProcess):
         allow_complaints: bool = False,
     ) -> None:
         chosen = any(re.match(r"(-p|--port|-u|--unix-socket|--listen|--config)(=|$|\d)", arg) for arg in args)
-        command = [sys.executable, "-m", "kproxy", *args]
+        command = [*KPROXY, *args]
         if not chosen:
             command.append("--port=0")
         if kubeconfig is not None:
@@ -319,6 +345,15 @@ class Program(ProxyProcess):
         super().__init__(
             command, env=env, cwd=cwd, stderr_path=stderr_path, allow_complaints=allow_complaints
         )
+
+
+def ended(
+    *args: str, code: int = 0, env: Mapping[str, str] | None = None, cwd: Path | None = None
+) -> Process:
+    """`kproxy ARGS`, run to its end, which must be with that exit code."""
+    with Process([*KPROXY, *args], env=env, cwd=cwd) as program:
+        assert program.wait() == code, program.stderr
+    return program
 
 
 class KubectlProxy(ProxyProcess):
