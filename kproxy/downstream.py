@@ -191,7 +191,7 @@ class Downstream(asyncio.Protocol):
             self._discard(len(data))
             return
         self._buffer = self._buffer + data if self._buffer else data
-        if self._handler is None:
+        if self._handler is None and not self.is_write_paused:
             self._advance()
         elif len(self._buffer) > MAX_PIPELINED_BYTES:
             # No hold for an upgrade's early bytes beyond this either: the tunnel will ask for more.
@@ -216,18 +216,23 @@ class Downstream(asyncio.Protocol):
         self.is_write_paused = False
         if self._handler is not None:
             self._handler.on_downstream_resumed()
+        elif not self._closes:
+            self._next()
 
     # -- requests --
 
     def _advance(self) -> None:
-        """Read heads off the buffer, until one must be waited for or is being answered."""
+        """Read heads off the buffer, until one must be waited for or is being answered.
+
+        A client that does not read its answers waits, or those that are given at once would pile up.
+        """
         if self._is_advancing:
             # A handler that answered at once calls back into here; the loop below goes on instead.
             return
         self._is_advancing = True
         try:
-            while self._handler is None and self._buffer and self.transport is not None and not self._closes:
-                if not self._read_head():
+            while self._handler is None and self._buffer and self.transport is not None:
+                if self._closes or self.is_write_paused or not self._read_head():
                     return
         finally:
             self._is_advancing = False

@@ -148,3 +148,18 @@ async def test_a_pipelining_client_that_does_not_read_is_not_read(gateway: Gatew
     with pytest.raises(TimeoutError):
         await send_them_all()
     assert len(gateway.upstream.requests) == 1
+
+
+async def test_answers_of_our_own_do_not_pile_up(gateway: Gateway) -> None:
+    """Who asks for refusals and pages without reading them is not read either, until it reads."""
+    client = await gateway.connect(receive_buffer_bytes=SMALL_BUFFER, timeout=1.0)
+    request = request_bytes("GET", "/-/status", [("X-Pad", "a" * 4000)])
+
+    async def send_them_all() -> None:
+        for _ in range(SIZE // len(request)):
+            await client.send(request)
+
+    with pytest.raises(TimeoutError):
+        await send_them_all()
+    for _ in range(500):
+        assert (await client.read_response()).status == 200
