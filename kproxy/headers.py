@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import sys
 from base64 import b64encode
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
 from functools import lru_cache
 from time import time
@@ -78,9 +78,14 @@ class Impersonation:
         self._has_uid = bool(user and uid)
         self.block = b"".join(line + b"\r\n" for line in lines)
 
-    def for_request(self, names: Mapping[bytes, bytes]) -> tuple[bytes, frozenset[bytes]]:
-        """The lines to add to a request, and the names of its fields that they replace."""
-        if not self.block or names.get(b"impersonate-user"):
+    def for_request(self, head: RequestHead) -> tuple[bytes, frozenset[bytes]]:
+        """The lines to add to a request, and the names of its fields that they replace.
+
+        Of several Impersonate-User the first counts, here as in client-go and the API server; one that
+        Connection names goes no further, and counts for nothing.
+        """
+        users = [] if b"impersonate-user" in head.options else head.all_of(b"impersonate-user")
+        if not self.block or (users and users[0]):
             return b"", frozenset()
         replaced = {b"impersonate-user"} | ({b"impersonate-uid"} if self._has_uid else set())
         return self.block, frozenset(replaced)
@@ -127,7 +132,7 @@ def request_block(
         option = next(each for each in _split_list(head.all_of(b"connection")) if each.lower() == b"upgrade")
         tail += b"Connection: " + option + b"\r\nUpgrade: " + names[b"upgrade"] + b"\r\n"
     if impersonation is not None:
-        block, replaced = impersonation.for_request(names)
+        block, replaced = impersonation.for_request(head)
         tail += block
         dropped = dropped | replaced
     lines += [field[2] for field in head.fields if field[0] not in dropped]

@@ -284,6 +284,27 @@ ROWS = [
         cluster="impersonation",
     ),
     Row(
+        id="impersonation-named-in-connection",
+        why="A field that goes no further takes nobody's place: this would be a way out of --as.",
+        send=get("/api", "Connection: Impersonate-User", "Impersonate-User: carol"),
+        sees=passes(has={"Impersonate-User": "jane", "Impersonate-Group": ("g1", "g2")}),
+        cluster="impersonation",
+    ),
+    Row(
+        id="impersonation-empty-user-first",
+        why="The API server reads the first one only: this would be another.",
+        send=get("/api", "Impersonate-User:", "Impersonate-User: carol"),
+        sees=passes(has={"Impersonate-User": "jane", "Impersonate-Group": ("g1", "g2")}),
+        cluster="impersonation",
+    ),
+    Row(
+        id="impersonation-empty-user-last",
+        why="The first one counts.",
+        send=get("/api", "Impersonate-User: carol", "Impersonate-User:"),
+        sees=passes(has={"Impersonate-User": ("carol", ""), "Impersonate-Group": None}),
+        cluster="impersonation",
+    ),
+    Row(
         id="impersonation-own-group",
         why="Its group alone is added to ours.",
         send=get("/api", "Impersonate-Group: more"),
