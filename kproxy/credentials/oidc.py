@@ -141,17 +141,22 @@ class OidcSession:
         """
         async with self._turn:
             await self._look()
-            at_hand = self._tokens[ID_TOKEN]
-            if at_hand:
-                if jwt_claims(at_hand) is None:
-                    raise Refused(f"ID Token is not a valid JWT; {LOGIN}")
-                if self._is_good(at_hand) and f"Bearer {at_hand}" not in avoid:
-                    return at_hand
-            if not self._tokens[REFRESH_TOKEN]:
-                if self._clock() < (token_life(at_hand).expires_at or 0.0):
-                    return at_hand
-                raise Refused(f"No valid id-token, and cannot refresh without refresh-token; {LOGIN}")
-            await self._fetch()
+            while True:
+                at_hand = self._tokens[ID_TOKEN]
+                if at_hand:
+                    if jwt_claims(at_hand) is None:
+                        raise Refused(f"ID Token is not a valid JWT; {LOGIN}")
+                    if self._is_good(at_hand) and f"Bearer {at_hand}" not in avoid:
+                        return at_hand
+                if not self._tokens[REFRESH_TOKEN]:
+                    if self._clock() < (token_life(at_hand).expires_at or 0.0):
+                        return at_hand
+                    raise Refused(f"No valid id-token, and cannot refresh without refresh-token; {LOGIN}")
+                answer = await self._fetch()
+                if not await self._look():
+                    break
+                # Somebody has logged in meanwhile: what we hold would be the one before, and in the file too.
+            self._adopt(answer)
             await self._save()
             return self._tokens[ID_TOKEN]
 
@@ -161,16 +166,19 @@ class OidcSession:
             return now < self._fetched_until
         return now + LEEWAY_SECONDS < (token_life(token).expires_at or 0.0)
 
-    async def _look(self) -> None:
-        """Take up what somebody else has written to the kubeconfig."""
+    async def _look(self) -> bool:
+        """Take up what somebody else has written to the kubeconfig, if so."""
+        is_changed = False
         if self._store is None:
-            return
+            return is_changed
         # A file that is gone or broken for now is the reload's to tell of; we go on with what we have.
         with contextlib.suppress(StoreError):
             stored = await asyncio.to_thread(self._store.read)
             for name in (ID_TOKEN, REFRESH_TOKEN):
                 if stored.get(name, "") != self._stored[name]:
                     self._stored[name] = self._tokens[name] = stored.get(name, "")
+                    is_changed = True
+        return is_changed
 
     async def _save(self) -> None:
         """Bring the file up to date, with what an earlier write may have left undone."""
@@ -186,8 +194,8 @@ class OidcSession:
                 consequence="they are lost with this process; the next renewal tries again",
             )
 
-    async def _fetch(self) -> None:
-        """Spend the refresh-token on a new id-token. Raises Refused."""
+    async def _fetch(self) -> Mapping[str, object]:
+        """Spend the refresh-token on new tokens. Raises Refused."""
         # Imported here: it takes a quarter of a second, and only OIDC users need it.
         import aiohttp
 
@@ -213,7 +221,7 @@ class OidcSession:
             raise Refused(_hidden(f"cannot reach {self._issuer_url}: {reason}", secrets)) from None
         except Refused as error:
             raise Refused(_hidden(str(error), secrets)) from None
-        self._adopt(answer)
+        return answer
 
     def _adopt(self, answer: Mapping[str, object]) -> None:
         token, refresh_token = answer.get("id_token"), answer.get("refresh_token")

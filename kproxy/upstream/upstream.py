@@ -139,7 +139,23 @@ class Upstream:
         except OSError:
             return None
 
-    def renew_trust(self) -> bool:
+    def take_up(self, context: ResolvedContext) -> bool:
+        """Go on with equal settings that were read anew; False when nothing of them is new.
+
+        Two things do not count when settings are compared: what certificate-authority holds, and OIDC tokens.
+        These are as often as not our own, written back; others are a login, and beat those in use. Raises
+        KubeconfigError as `_renew_trust`.
+        """
+        is_changed = self._renew_trust()
+        credential, login = self._source.current(), _id_token(context)
+        is_news = login != _id_token(self.context)
+        if is_news and credential is not None and credential.authorization != f"Bearer {login}":
+            self._source.invalidate(credential)
+            is_changed = True
+        self.context = context
+        return is_changed
+
+    def _renew_trust(self) -> bool:
         """Verify new connections by what certificate-authority holds now; False when that is nothing new.
 
         Running streams go on. Raises KubeconfigError when the file is of no use, as while it is written;
@@ -342,3 +358,8 @@ class Upstream:
             await asyncio.wait([self._opening])
         self._pool.close()
         await self._source.close()
+
+
+def _id_token(context: ResolvedContext) -> str | None:
+    provider = context.user.auth_provider
+    return provider.config.get("id-token") if provider is not None else None

@@ -214,7 +214,7 @@ class Upstreams:
         before = known.upstream if known is not None else None
         is_changed = False
         if open_upstream is None and before is not None and before.context == contexts.default:
-            first, is_changed = before, before.renew_trust()
+            first, is_changed = before, before.take_up(contexts.default)
         else:
             first = opens(contexts.default)
         self._open = opens
@@ -263,7 +263,7 @@ class Upstreams:
             return False
         try:
             if source == upstream.context:
-                is_changed = upstream.renew_trust()
+                is_changed = upstream.take_up(source)
             else:
                 fresh = self._open(source)
                 self._retire(seat)

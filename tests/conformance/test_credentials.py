@@ -184,6 +184,19 @@ async def test_tokens_that_somebody_else_has_renewed_are_taken_up(login: Login, 
     assert [bearer_of(await source.get())] == issuer.issued
 
 
+async def test_a_login_during_a_renewal_is_not_overwritten(login: Login, issuer: OidcIssuer) -> None:
+    """Somebody else logs in while the issuer thinks about the token of the one before."""
+    source = login.open()
+    issuer.gate = asyncio.Event()
+    asking = asyncio.create_task(source.get())
+    await issuer.reached.wait()
+    theirs = jwt(sub="ann", exp=login.clock() + 100)
+    login.write(id_token=theirs, refresh_token=plant("refresh-token-of-ann"))
+    issuer.gate.set()
+    assert bearer_of(await asking) == theirs
+    assert login.stored == login.config
+
+
 async def test_contexts_of_one_user_share_a_renewal(login: Login, issuer: OidcIssuer) -> None:
     """A refresh-token is good for one use: the second context must not spend it again."""
     sources = [login.open(name) for name in ("x", "y", "z")]

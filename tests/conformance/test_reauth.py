@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_us
 from tests.support.client import RawClient, request_bytes
 from tests.support.exec_plugin import Plugin
 from tests.support.oidc_issuer import OidcIssuer, jwt
+from tests.support.patience import until
 from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.proxies import ConnectProxy
@@ -383,6 +385,47 @@ async def test_an_oidc_token_is_refreshed_after_a_401(server: ApiServer, tmp_pat
             assert [each.status for each in await asyncio.gather(*asking)] == [200] * 50
         assert len(issuer.issued) == 1
         assert issuer.issued[0] in config.path.read_text()
+
+
+async def test_another_oidc_login_counts_at_once(server: ApiServer, tmp_path: Path) -> None:
+    """It is in the kubeconfig, while the token of the one before has long to live; nothing is fetched."""
+    first, second = (jwt(sub=name, exp=4_000_000_000) for name in ("joe", "ann"))
+    async with OidcIssuer("id", plant("client-secret"), plant("refresh-token")) as issuer:
+        config = Kubeconfig(tmp_path / "config")
+        config.add(server, **oidc_user(issuer, **{"id-token": first}))
+        config.write()
+        async with Program(kubeconfig=config.path) as program, Stream(program) as watch:
+            await watch.first_event()
+            assert (await ask(program)).json()["authorization"] == f"Bearer {first}"
+            config.add(server, **oidc_user(issuer, **{"id-token": second}))
+            config.write()
+            await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "the reload")
+            assert (await ask(program)).json()["authorization"] == f"Bearer {second}"
+            await server.tick("still here")
+            await watch.expects("still here")
+        assert issuer.discovered == 0
+
+
+async def test_our_own_write_is_no_login(server: ApiServer, tmp_path: Path) -> None:
+    """A token that was fetched is written back, and found in the kubeconfig by the next reload."""
+    async with OidcIssuer("id", plant("client-secret"), plant("refresh-token")) as issuer:
+        config = Kubeconfig(tmp_path / "config")
+        config.add(server, **oidc_user(issuer))
+        config.write()
+        async with Program(kubeconfig=config.path) as program:
+            token = (await ask(program)).json()["authorization"]
+            await until(lambda: issuer.issued[0] in config.path.read_text(), "it is written back")
+            text = config.path.read_text()
+            program.send_signal(signal.SIGHUP)
+            config.path.write_text("{")
+            program.send_signal(signal.SIGHUP)
+            await until(lambda: bool(program.log_events("kubeconfig.reload_failed")), "it was read")
+            config.path.write_text(text)
+            program.send_signal(signal.SIGHUP)
+            await until(lambda: bool(program.log_events("kubeconfig.reloaded")), "it is read")
+            assert (await ask(program)).json()["authorization"] == token
+            assert len(program.log_events("credential.refreshed")) == 1
+        assert len(issuer.issued) == 1
 
 
 async def test_the_issuer_is_reached_through_the_proxy_of_the_environment(
