@@ -16,12 +16,13 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 
 from tests.support import proc, secrets
-from tests.support.answers import BLOCK, big, head
+from tests.support.answers import BLOCK, answer, big, head
 from tests.support.api_server import ApiServer
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_server import H2, Http2Connection, Http2Responder, Http2Server, Stream
@@ -212,6 +213,25 @@ def pki() -> Pki:
         client_certificate=ca.issue("alice", client=True, organizations=["dev"]),
         server_context=ca.server_context(client_ca=ca),
     )
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short one: the path of a unix socket has 108 bytes at most, pytest's own are long."""
+    with TemporaryDirectory(prefix="kp-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+async def upstream(pki: Pki) -> AsyncIterator[ByteUpstream]:
+    """An API server for programs that a test starts with `config`."""
+    async with ByteUpstream(answer(b"{}"), tls=pki.server_context) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+def config(tmp_path: Path, upstream: ByteUpstream, pki: Pki) -> Path:
+    return kubeconfig(tmp_path, upstream, ca_pem=pki.ca.pem, client_certificate=pki.client_certificate)
 
 
 @pytest.fixture

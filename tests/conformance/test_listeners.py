@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import grp
 import os
+import pwd
 import signal
 import socket
 import stat
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any
 
 import pytest
 
@@ -22,10 +21,9 @@ from kproxy.errors import ConfigError
 from kproxy.listeners.binding import Bound, ListenError, SocketFile, adopt, bind, bind_tcp, bind_unix
 from kproxy.listeners.listener import Listener
 from kproxy.listening import ListenerConfig
-from tests.conformance.conftest import Pki
-from tests.support.answers import Step, answer, chunk, head, script
+from tests.support.answers import Step, chunk, head, script
 from tests.support.client import RawClient, request_bytes
-from tests.support.program import ROOT, Process, Program, client_address, kubeconfig
+from tests.support.program import ROOT, Program, client_address, ended
 from tests.support.upstream import ByteUpstream
 
 WATCH = script(head(200, [("Transfer-Encoding", "chunked")]), chunk(b"{}\n"), Step.WAIT_FOR_END)
@@ -43,30 +41,11 @@ needs_ipv6 = pytest.mark.skipif(not _has_ipv6(), reason="this machine has no IPv
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
 
 
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A short one: the path of a unix socket has 108 bytes at most, pytest's own are long."""
-    with TemporaryDirectory(prefix="kp-") as name:
-        yield Path(name)
-
-
-@pytest.fixture
-async def upstream(pki: Pki) -> AsyncIterator[ByteUpstream]:
-    async with ByteUpstream(answer(b"{}"), tls=pki.server_context) as upstream:
-        yield upstream
-
-
-@pytest.fixture
-def config(folder: Path, upstream: ByteUpstream, pki: Pki) -> Path:
-    return kubeconfig(folder, upstream, ca_pem=pki.ca.pem, client_certificate=pki.client_certificate)
-
-
-def refused(*args: str, env: dict[str, str] | None = None, **more: Any) -> Process:
-    """Run kproxy until it ends by itself; nothing may be on stdout."""
-    with Process([sys.executable, "-m", "kproxy", *args], env=env, **more) as program:
-        program.wait()
+async def refused(*args: str, code: int) -> str:
+    """What kproxy says on stderr before it ends with that exit code, with nothing on stdout."""
+    program = await asyncio.to_thread(ended, *args, code=code)
     assert program.stdout == ""
-    return program
+    return program.stderr
 
 
 # -- several --
@@ -122,18 +101,15 @@ async def test_all_of_them_end_at_once(config: Path, folder: Path, upstream: Byt
     for address in addresses:
         with pytest.raises(OSError, match=r"failed|No such file"):
             await RawClient.connect(address)
-    assert sorted(os.listdir(folder)) == ["test.kubeconfig"]
+    assert os.listdir(folder) == []
 
 
 async def test_one_that_cannot_be_had_keeps_all_from_starting(config: Path, folder: Path) -> None:
     """And nothing is left of those that could."""
     with socket.create_server(("127.0.0.1", 0)) as used:
         place = f"127.0.0.1:{used.getsockname()[1]}"
-        program = await asyncio.to_thread(
-            refused, f"--listen=unix:{folder / 's'}", f"--listen={place}", f"--kubeconfig={config}"
-        )
-    assert program.exit_code == 1
-    assert "already in use" in program.stderr
+        listeners = f"--listen=unix:{folder / 's'}", f"--listen={place}"
+        assert "already in use" in await refused(*listeners, f"--kubeconfig={config}", code=1)
     assert not (folder / "s").exists()
 
 
@@ -214,9 +190,7 @@ async def test_an_ipv4_client_of_an_ipv6_listener_has_its_own_address(
 @pytest.mark.parametrize("args", [["--address=0.0.0.0", "--port=0"], ["--listen=0.0.0.0:0"]])
 async def test_what_other_machines_can_reach_is_refused(config: Path, args: list[str]) -> None:
     """Exit code 2, and what to add; as a drop-in for kubectl proxy it must be told in one clear line."""
-    program = await asyncio.to_thread(refused, *args, f"--kubeconfig={config}")
-    assert program.exit_code == 2
-    problem, hint = program.stderr.splitlines()
+    problem, hint = (await refused(*args, f"--kubeconfig={config}", code=2)).splitlines()
     assert "0.0.0.0 can be reached from other machines" in problem
     assert "add --unsafe-listen" in problem
     assert hint == "See 'kproxy --help'."
@@ -231,9 +205,8 @@ async def test_a_name_of_such_an_address_is_refused_too(config: Path) -> None:
         pytest.skip("this machine does not know its own name")
     if str(address).startswith("127."):
         pytest.skip("this machine's own name is a loopback address")
-    program = await asyncio.to_thread(refused, f"--address={name}", "--port=0", f"--kubeconfig={config}")
-    assert program.exit_code == 2
-    assert "add --unsafe-listen" in program.stderr
+    told = await refused(f"--address={name}", "--port=0", f"--kubeconfig={config}", code=2)
+    assert "add --unsafe-listen" in told
 
 
 async def test_with_leave_it_serves_and_warns(config: Path) -> None:
@@ -287,8 +260,11 @@ def test_an_owner_gets_the_socket(folder: Path, owner: str, ids: tuple[int, int]
 @needs_root
 def test_names_of_owners_are_looked_up(folder: Path) -> None:
     """As chown does."""
-    with bind_unix(str(folder / "s"), owner="root:root", mode=0o660).socket:
-        assert stat.S_IMODE((folder / "s").stat().st_mode) == 0o660
+    user, group = pwd.getpwall()[1], grp.getgrall()[1]
+    with bind_unix(str(folder / "s"), owner=f"{user.pw_name}:{group.gr_name}", mode=0o660).socket:
+        found = (folder / "s").stat()
+        assert (found.st_uid, found.st_gid) == (user.pw_uid, group.gr_gid)
+        assert stat.S_IMODE(found.st_mode) == 0o660
 
 
 @pytest.mark.parametrize("owner", ["no-such-user", ":no-such-group", "0:no-such-group"])
@@ -394,10 +370,9 @@ async def test_passed_sockets_are_served_and_left_alone(config: Path, folder: Pa
 
 async def test_what_is_no_passed_socket_is_told(config: Path) -> None:
     """A descriptor that is not open, or a file."""
-    program = await asyncio.to_thread(refused, "--listen=fd:77", f"--kubeconfig={config}")
-    assert program.exit_code == 2
-    assert "file descriptor 77" in program.stderr
-    assert "listeners[0]" in program.stderr
+    told = await refused("--listen=fd:77", f"--kubeconfig={config}", code=2)
+    assert "file descriptor 77" in told
+    assert "listeners[0]" in told
 
 
 def test_adopt_takes_a_listening_socket_as_it_is() -> None:
@@ -483,9 +458,7 @@ def test_sockets_without_a_file() -> None:
 async def test_whoever_has_the_port_is_named(config: Path) -> None:
     """The most common case: another kproxy, forgotten in a terminal."""
     async with Program(kubeconfig=config) as program:
-        other = await asyncio.to_thread(refused, f"--port={program.port}", f"--kubeconfig={config}")
-        assert other.exit_code == 1
-        assert other.stderr == (
+        assert await refused(f"--port={program.port}", f"--kubeconfig={config}", code=1) == (
             f"error: port {program.port} on 127.0.0.1 is already in use by kproxy (pid {program.pid}); "
             "stop the program that has it, or choose another with --port (0 for any)\n"
         )

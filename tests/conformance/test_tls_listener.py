@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import signal
 import socket
 import ssl
 import stat
 import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,11 +21,11 @@ import structlog
 from kproxy.listeners.selfsigned import LIFE_SECONDS, SelfSigned
 from kproxy.listeners.servertls import Certificates
 from kproxy.listening import ListenerConfig
-from tests.conformance.conftest import Pki
-from tests.support.answers import Step, answer, big, big_sha256, chunk, head, never_answer, script, tunnel
+from tests.support.answers import Step, big, big_sha256, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import until
 from tests.support.pki import CA
-from tests.support.program import Process, Program, kubeconfig
+from tests.support.program import Program, ended
 from tests.support.upstream import ByteUpstream
 
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
@@ -72,17 +70,6 @@ def pair(tmp_path: Path) -> Pair:
 
 
 @pytest.fixture
-async def upstream(pki: Pki) -> AsyncIterator[ByteUpstream]:
-    async with ByteUpstream(answer(b"{}"), tls=pki.server_context) as upstream:
-        yield upstream
-
-
-@pytest.fixture
-def config(tmp_path: Path, upstream: ByteUpstream, pki: Pki) -> Path:
-    return kubeconfig(tmp_path, upstream, ca_pem=pki.ca.pem, client_certificate=pki.client_certificate)
-
-
-@pytest.fixture
 async def program(config: Path, pair: Pair) -> AsyncIterator[Program]:
     async with Program(*pair.flags, kubeconfig=config) as program:
         await program.output("server.started")
@@ -100,14 +87,6 @@ async def shown_by(program: Program, ca: CA) -> bytes:
         shown = client.channel.tls.getpeercert(binary_form=True)
         assert shown is not None
         return shown
-
-
-def refused(*args: str, env: dict[str, str] | None = None) -> Process:
-    """Run kproxy until it ends by itself."""
-    with Process([sys.executable, "-m", "kproxy", *args], env=env) as program:
-        program.wait()
-    assert program.stdout == ""
-    return program
 
 
 # -- the path of data --
@@ -129,11 +108,7 @@ async def test_streams_pass(program: Program, pair: Pair, upstream: ByteUpstream
     upstream.routes.update({"/big": big(20_000_000), "/api/v1/pods": WATCH})
     async with await connect(program, pair.ca) as client:
         await client.send(request_bytes("GET", "/big"))
-        response = await client.read_head()
-        found = hashlib.sha256()
-        while piece := await client.read_piece(response):
-            found.update(piece)
-        assert found.hexdigest() == big_sha256(20_000_000)
+        assert await client.digest(await client.read_head()) == big_sha256(20_000_000)
         await client.send(request_bytes("GET", "/api/v1/pods?watch=true"))
         await client.read_until(await client.read_head(), b"{}\n")
 
@@ -320,10 +295,10 @@ async def test_a_changed_pair_is_taken_up(program: Program, pair: Pair) -> None:
     before = await shown_by(program, pair.ca)
     async with await connect(program, pair.ca) as client:
         wanted = pair.renew()
-        await program.output("certificate.reloaded")
+        reloaded = await program.event("certificate.reloaded")
         assert await shown_by(program, pair.ca) == wanted != before
         assert (await client.request("GET", "/api")).status == 200
-    (reloaded,) = program.log_events("certificate.reloaded")
+    assert program.log_events("certificate.reloaded") == [reloaded]
     assert reloaded["fingerprint"] == pair.fingerprint
 
 
@@ -354,12 +329,12 @@ async def test_half_a_pair_is_not_taken(program: Program, pair: Pair) -> None:
     before = await shown_by(program, pair.ca)
     certificate, key = pair.ca.issue("localhost", NAMES)
     pair.certificate.write_bytes(certificate)
-    await program.output("certificate.reload_failed")
+    failed = await program.event("certificate.reload_failed")
     assert await shown_by(program, pair.ca) == before
     pair.key.write_bytes(key)
     await program.output("certificate.reloaded")
     assert await shown_by(program, pair.ca) == ssl.PEM_cert_to_DER_cert(certificate.decode())
-    (failed,) = program.log_events("certificate.reload_failed")
+    assert program.log_events("certificate.reload_failed") == [failed]
     assert "the key is not that of the certificate" in failed["error"]
     assert failed["level"] == "error"
 
@@ -397,14 +372,16 @@ async def test_the_swap_of_a_mounted_secret_is_noticed(tmp_path: Path, config: P
 
 
 async def test_no_reload_leaves_it_alone(config: Path, pair: Pair) -> None:
-    """--no-reload is for certificates, too: nothing watches them."""
-    async with Program(*pair.flags, "--no-reload", kubeconfig=config) as program:
-        await program.output("server.started")
-        threads = len(os.listdir(f"/proc/{program.pid}/task")) if sys.platform == "linux" else 1
+    """--no-reload is for certificates, too: by the time that another program has taken up a new pair."""
+    async with (
+        Program(*pair.flags, kubeconfig=config) as other,
+        Program(*pair.flags, "--no-reload", kubeconfig=config) as program,
+    ):
         before = await shown_by(program, pair.ca)
-        pair.renew()
+        wanted = pair.renew()
+        await other.event("certificate.reloaded")
+        assert await shown_by(other, pair.ca) == wanted
         assert await shown_by(program, pair.ca) == before
-    assert threads <= 2
 
 
 @pytest.mark.parametrize(
@@ -422,20 +399,12 @@ async def test_a_pair_that_cannot_be_used_ends_the_start(
     """Exit code 2, with all other problems; `kproxy check` finds it, too. The key is never shown."""
     spoil(pair)
     for command in ([], ["check"]):
-        program = await asyncio.to_thread(
-            _run, *command, *pair.flags, "--port=0", f"--kubeconfig={config}", "--accept-paths=("
-        )
-        assert program.exit_code == 2
+        flags = (*pair.flags, "--port=0", f"--kubeconfig={config}", "--accept-paths=(")
+        program = await asyncio.to_thread(ended, *command, *flags, code=2)
         assert "tls_certificate: " in program.stderr
         assert said in program.stderr
         assert "is not a regular expression" in program.stderr
         assert "PRIVATE KEY" not in program.stderr
-
-
-def _run(*args: str, env: dict[str, str] | None = None) -> Process:
-    with Process([sys.executable, "-m", "kproxy", *args], env=env) as program:
-        program.wait()
-    return program
 
 
 async def test_a_certificate_near_its_end_is_told(tmp_path: Path, config: Path) -> None:
@@ -525,11 +494,9 @@ async def test_another_program_may_renew_it(tmp_path: Path, config: Path) -> Non
 async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, config: Path) -> None:
     """One line, with what to do instead; nothing serves without the TLS that was asked for."""
     (tmp_path / "file").write_text("")
-    program = await asyncio.to_thread(
-        refused, "--tls-self-signed", "--port=0", f"--kubeconfig={config}",
-        env={"XDG_STATE_HOME": str(tmp_path / "file")},
-    )  # fmt: skip
-    assert program.exit_code == 1
+    env = {"XDG_STATE_HOME": str(tmp_path / "file")}
+    flags = ("--tls-self-signed", "--port=0", f"--kubeconfig={config}")
+    program = await asyncio.to_thread(ended, *flags, code=1, env=env)
     (line,) = program.stderr.splitlines()
     assert "--tls-self-signed: cannot keep a certificate in" in line
     assert "XDG_STATE_HOME" in line
@@ -537,14 +504,8 @@ async def test_a_home_that_cannot_be_written_is_told(tmp_path: Path, config: Pat
 
 async def test_check_makes_no_certificate(tmp_path: Path, config: Path) -> None:
     """It looks, and leaves no trace."""
-    program = await asyncio.to_thread(
-        _run,
-        "check",
-        "--tls-self-signed",
-        f"--kubeconfig={config}",
-        env={"XDG_STATE_HOME": str(tmp_path / "s")},
-    )
-    assert program.exit_code == 0
+    env = {"XDG_STATE_HOME": str(tmp_path / "s")}
+    await asyncio.to_thread(ended, "check", "--tls-self-signed", f"--kubeconfig={config}", env=env)
     assert not (tmp_path / "s").exists()
 
 
@@ -552,12 +513,6 @@ async def test_check_makes_no_certificate(tmp_path: Path, config: Path) -> None:
 def events() -> Iterator[list[dict[str, Any]]]:
     with structlog.testing.capture_logs() as lines:
         yield lines  # type: ignore[misc]
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def test_it_is_renewed_while_it_serves(tmp_path: Path, events: list[dict[str, Any]]) -> None:
@@ -570,7 +525,7 @@ async def test_it_is_renewed_while_it_serves(tmp_path: Path, events: list[dict[s
     before = own.paths[0].read_bytes()
     async with certificates:
         now[0] += LIFE_SECONDS - 29 * DAY
-        await until(lambda: any(line["event"] == "certificate.reloaded" for line in events))
+        await until(lambda: any(line["event"] == "certificate.reloaded" for line in events), "a reload")
     assert own.paths[0].read_bytes() != before
     told = [line["event"] for line in events]
     assert told == [f"certificate.{verb}" for verb in ("created", "loaded", "created", "reloaded")]
@@ -588,6 +543,7 @@ async def test_a_renewal_that_fails_is_told_once(tmp_path: Path, events: list[di
     folder.write_text("in the way")
     async with certificates:
         now[0] += LIFE_SECONDS - 3 * DAY
-        await until(lambda: [line["event"] for line in events].count("certificate.ending") > 3)
+        told = "certificate.ending"
+        await until(lambda: [line["event"] for line in events].count(told) > 3, "warnings")
     failures = [line for line in events if line["event"] == "certificate.reload_failed"]
     assert 1 <= len({line["error"] for line in failures}) == len(failures) <= 2
