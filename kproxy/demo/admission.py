@@ -143,7 +143,7 @@ def _counts_generations(kind: Kind) -> bool:
 
 def _refuse(kind: Kind, value: Json, causes: list[Cause]) -> None:
     if causes:
-        raise invalid(kind, value["metadata"].get("name", ""), causes)
+        raise invalid(kind.kind, kind.group, value["metadata"].get("name", ""), causes)
 
 
 def _name_causes(kind: Kind, metadata: Json) -> list[Cause]:

@@ -14,14 +14,14 @@ from kproxy.demo.bodies import decode_body, decode_options, media_type_of, read_
 from kproxy.demo.front import answer_page
 from kproxy.demo.kinds import Registry
 from kproxy.demo.objects import Objects, Target, check_patch_type, subresource_view
-from kproxy.demo.paging import list_page
+from kproxy.demo.paging import is_true, list_page
 from kproxy.demo.routes import ACTIONS, resolve, segments_of, verb_of
 from kproxy.demo.selectors import Selection, parse_selection
 from kproxy.demo.status import ApiError, bad_request, method_not_allowed, success, unsupported_media_type
 from kproxy.demo.store import Store
 from kproxy.demo.users import User, authenticate, may, may_see_path, review
 from kproxy.demo.views import JSON, YAML
-from kproxy.demo.watches import Watch, is_true
+from kproxy.demo.watches import Watch
 
 
 class Api:
@@ -79,8 +79,8 @@ class Api:
         if verb == "watch":
             return await self._watch(call, target, selection)
         if verb == "list":
-            page = list_page(self._store, kind, target.namespace, selection, query)
-            return await write(call, call.view.show_list(kind, page.items, page.metadata))
+            items, metadata = list_page(self._store, kind, target.namespace, selection, query)
+            return await write(call, call.view.show_list(kind, items, metadata))
         body = decode_options(await read_body(call.request), media_type_of(call.request))
         deleted = self._objects.delete_collection(target, selection, body, call.options)
         metadata = {"resourceVersion": str(self._store.version)}
@@ -127,5 +127,5 @@ class Api:
         left = self._objects.delete(target, body, call.options)
         if left is None:
             answer = success(target.kind, target.name, uid)
-            return await write(call, dataclasses.replace(view, shape="plain").write_value(answer))
+            return await write(call, dataclasses.replace(view, is_table=False).write_value(answer))
         return await write(call, view.show(target.kind, left))

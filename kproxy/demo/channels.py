@@ -19,12 +19,12 @@ from kproxy.demo.commands import COMMANDS
 from kproxy.demo.container import Container
 from kproxy.demo.kinds import PODS, Json
 from kproxy.demo.logs import Log, container_of, not_running, started_at
+from kproxy.demo.paging import is_true
 from kproxy.demo.selectors import field_at
 from kproxy.demo.shell import NoSuchCommand, Screen, Shell, Streams, Write
 from kproxy.demo.status import bad_request, not_implemented
 from kproxy.demo.store import Store, Stored, encode
 from kproxy.demo.terminal import Input, Terminal
-from kproxy.demo.watches import is_true
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
 _STDIN, _STDOUT, _STDERR, _ERROR, _RESIZE, _CLOSE = 0, 1, 2, 3, 4, 255

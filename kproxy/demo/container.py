@@ -26,92 +26,82 @@ class FileError(OSError):
 class Files:
     """A file system of a few files, in memory. Paths are absolute and normal (see `Container.path`)."""
 
-    def __init__(self, files: dict[str, bytes], directories: tuple[str, ...]) -> None:
-        self._files = {path: bytearray(content) for path, content in files.items()}
-        self._directories = {"/", *directories}
-        for path in (*files, *directories):
-            self._add_parents(path)
+    def __init__(self, files: dict[str, str], directories: tuple[str, ...]) -> None:
+        self._entries: dict[str, bytearray | None] = {}
+        """What each path holds; None for a directory."""
+        for path in directories:
+            self.make_directories(path)
+        for path, text in files.items():
+            self.make_directories(posixpath.dirname(path))
+            self.write(path, text.encode())
 
     def is_directory(self, path: str) -> bool:
-        return path in self._directories
+        return self._entries.get(path, b"") is None
 
     def is_file(self, path: str) -> bool:
-        return path in self._files
+        return self._entries.get(path) is not None
 
     def read(self, path: str) -> bytes:
-        if path == "/dev/null":
-            return b""
-        if path in self._directories:
-            raise FileError(errno.EISDIR, path)
-        if path not in self._files:
+        if path not in self._entries:
             raise FileError(errno.ENOENT, path)
-        return bytes(self._files[path])
+        content = self._entries[path]
+        if content is None:
+            raise FileError(errno.EISDIR, path)
+        return bytes(content)
 
     def write(self, path: str, content: bytes) -> None:
-        if path in self._files:
-            self._files[path].clear()
+        if old := self._entries.get(path):
+            old.clear()
         self.append(path, content)
 
     def append(self, path: str, content: bytes) -> None:
-        if path == "/dev/null":
-            return
-        if path in self._directories:
+        if self.is_directory(path):
             raise FileError(errno.EISDIR, path)
-        if posixpath.dirname(path) not in self._directories:
+        if not self.is_directory(posixpath.dirname(path)):
             raise FileError(errno.ENOENT, path)
-        if sum(map(len, self._files.values())) + len(content) > _DISK_BYTES:
+        if sum(len(each or b"") for each in self._entries.values()) + len(content) > _DISK_BYTES:
             raise FileError(errno.ENOSPC, path)
-        self._files.setdefault(path, bytearray()).extend(content)
+        old = self._entries.setdefault(path, bytearray())
+        if old is not None and path != "/dev/null":
+            old.extend(content)
 
     def make_directory(self, path: str) -> None:
-        if path in self._files or path in self._directories:
+        if path in self._entries:
             raise FileError(errno.EEXIST, path)
-        if posixpath.dirname(path) not in self._directories:
+        if not self.is_directory(posixpath.dirname(path)):
             raise FileError(errno.ENOENT, path)
-        self._directories.add(path)
+        self._entries[path] = None
 
     def make_directories(self, path: str) -> None:
         """With all that lead to it; what is there already is fine."""
-        self._add_parents(path)
-        self._directories.add(path)
+        if path != "/":
+            self.make_directories(posixpath.dirname(path))
+        self._entries.setdefault(path, None)
 
     def remove(self, path: str) -> None:
-        if path in self._directories:
-            raise FileError(errno.EISDIR, path)
-        if self._files.pop(path, None) is None:
-            raise FileError(errno.ENOENT, path)
+        self.read(path)
+        del self._entries[path]
 
     def remove_tree(self, path: str) -> None:
-        below = path.rstrip("/") + "/"
-        self._files = {
-            name: content
-            for name, content in self._files.items()
-            if name != path and not name.startswith(below)
-        }
-        gone = {each for each in self._directories if each == path or each.startswith(below)}
-        self._directories -= gone - {"/"}
+        for each in self._below(path):
+            if each != "/":
+                del self._entries[each]
 
     def names(self, directory: str) -> list[str]:
-        if directory not in self._directories:
-            raise FileError(errno.ENOTDIR if directory in self._files else errno.ENOENT, directory)
-        found = (*self._files, *self._directories)
-        return sorted(
-            posixpath.basename(path) for path in found if path != "/" and posixpath.dirname(path) == directory
-        )
+        if not self.is_directory(directory):
+            raise FileError(errno.ENOTDIR if self.is_file(directory) else errno.ENOENT, directory)
+        inside = (path for path in self._entries if posixpath.dirname(path) == directory)
+        return sorted(posixpath.basename(path) for path in inside if path != "/")
 
-    def below(self, path: str) -> list[str]:
+    def files_below(self, path: str) -> list[str]:
         """The path itself if it is a file, else every file under it."""
-        if path in self._files:
-            return [path]
-        if path not in self._directories:
+        if path not in self._entries:
             raise FileError(errno.ENOENT, path)
-        prefix = path.rstrip("/") + "/"
-        return sorted(name for name in self._files if name.startswith(prefix))
+        return [each for each in self._below(path) if self.is_file(each)]
 
-    def _add_parents(self, path: str) -> None:
-        while path != "/":
-            path = posixpath.dirname(path)
-            self._directories.add(path)
+    def _below(self, path: str) -> list[str]:
+        prefix = path.rstrip("/") + "/"
+        return sorted(each for each in self._entries if each == path or each.startswith(prefix))
 
 
 class Container:
@@ -128,10 +118,11 @@ class Container:
             "KPROXY_DEMO": "true",
             "KUBERNETES_SERVICE_HOST": "10.96.0.1",
             "KUBERNETES_SERVICE_PORT": "443",
+            **{each["name"]: str(each.get("value", "")) for each in spec.get("env") or ()},
         }
-        self.environment |= {each["name"]: str(each.get("value", "")) for each in spec.get("env") or ()}
         address = field_at(pod, "status.podIP") or "0.0.0.0"
-        texts = {
+        files = {
+            "/dev/null": "",
             "/etc/hostname": f"{self.hostname}\n",
             "/etc/hosts": f"127.0.0.1\tlocalhost\n{address}\t{self.hostname}\n",
             "/etc/os-release": 'NAME="kproxy demo"\nPRETTY_NAME="Pretended by kproxy demo"\nID=demo\n',
@@ -139,10 +130,7 @@ class Container:
             "/app/README": "This container is pretended by kproxy demo: a toy shell and a few files.\n",
             "/var/run/secrets/kubernetes.io/serviceaccount/namespace": metadata["namespace"],
         }
-        self.files = Files(
-            {path: text.encode() for path, text in texts.items()},
-            ("/bin", "/dev", "/root", "/tmp", "/usr/bin"),  # noqa: S108 -- names in a pretend file system
-        )
+        self.files = Files(files, ("/bin", "/root", "/tmp", "/usr/bin"))  # noqa: S108 -- pretended
 
     def path(self, directory: str, path: str) -> str:
         return posixpath.normpath(posixpath.join(directory, path)).replace("//", "/")

@@ -14,22 +14,6 @@ from kproxy.demo.store import Store
 Json = dict[str, Any]
 
 ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
-DEFINITIONS = "customresourcedefinitions.apiextensions.k8s.io"
-
-_PODS = ("log", "exec", "attach", "portforward", "proxy", "status")
-_POD_FIELDS = (
-    "spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName",
-    "spec.hostNetwork", "status.phase", "status.podIP", "status.nominatedNodeName",
-)  # fmt: skip
-_EVENT_FIELDS = (
-    "involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid",
-    "involvedObject.apiVersion", "involvedObject.resourceVersion", "involvedObject.fieldPath",
-    "reason", "reportingComponent", "source", "type",
-)  # fmt: skip
-_EVENT_BODY = (
-    "involvedObject", "reason", "message", "source", "firstTimestamp", "lastTimestamp", "count", "type",
-    "eventTime", "series", "action", "related", "reportingComponent", "reportingInstance",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,63 +52,76 @@ class Kind:
     def has_status(self) -> bool:
         return "status" in self.subresources
 
-    @property
-    def merges_strategically(self) -> bool:
-        return not self.custom
+
+def _kind(
+    kind: str,
+    short_names: str = "",
+    *,
+    subresources: str = "",
+    fields: str = "spec status",
+    selectable: str = "",
+    **more: Any,
+) -> Kind:
+    return Kind(
+        kind=kind,
+        plural=f"{kind.lower()}s",
+        singular=kind.lower(),
+        list_kind=f"{kind}List",
+        short_names=tuple(short_names.split()),
+        subresources=tuple(subresources.split()),
+        fields=tuple(fields.split()),
+        selectable=tuple(selectable.split()),
+        **more,
+    )
 
 
-def _kind(kind: str, plural: str, **more: Any) -> Kind:
-    return Kind(kind=kind, plural=plural, singular=kind.lower(), list_kind=f"{kind}List", **more)
+def _review(kind: str, group: str) -> Kind:
+    return _kind(kind, group=group, namespaced=False, verbs=("create",))
 
 
-NAMESPACES = _kind(
-    "Namespace", "namespaces", namespaced=False, short_names=("ns",), subresources=("status",),
-    selectable=("status.phase",),
-)  # fmt: skip
-NODES = _kind(
-    "Node", "nodes", namespaced=False, short_names=("no",), subresources=("status",),
-    selectable=("spec.unschedulable",),
-)  # fmt: skip
+_ALL = ("all",)
+NAMESPACES = _kind("Namespace", "ns", namespaced=False, subresources="status", selectable="status.phase")
+NODES = _kind("Node", "no", namespaced=False, subresources="status", selectable="spec.unschedulable")
 PODS = _kind(
-    "Pod", "pods", short_names=("po",), categories=("all",), subresources=_PODS, selectable=_POD_FIELDS
+    "Pod",
+    "po",
+    categories=_ALL,
+    subresources="log exec attach portforward proxy status",
+    selectable="spec.nodeName spec.restartPolicy spec.serviceAccountName status.phase status.podIP",
 )
 SERVICES = _kind(
-    "Service", "services", short_names=("svc",), categories=("all",), subresources=("proxy", "status"),
-    selectable=("spec.clusterIP", "spec.type"),
-)  # fmt: skip
-CONFIGMAPS = _kind("ConfigMap", "configmaps", short_names=("cm",), fields=("data", "binaryData", "immutable"))
-SECRETS = _kind("Secret", "secrets", fields=("data", "stringData", "type", "immutable"), selectable=("type",))
+    "Service", "svc", categories=_ALL, subresources="proxy status", selectable="spec.clusterIP spec.type"
+)
+CONFIGMAPS = _kind("ConfigMap", "cm", fields="data binaryData immutable")
+SECRETS = _kind("Secret", fields="data stringData type immutable", selectable="type")
 SERVICEACCOUNTS = _kind(
-    "ServiceAccount", "serviceaccounts", short_names=("sa",),
-    fields=("secrets", "imagePullSecrets", "automountServiceAccountToken"),
-)  # fmt: skip
-EVENTS = _kind("Event", "events", short_names=("ev",), fields=_EVENT_BODY, selectable=_EVENT_FIELDS)
-DEPLOYMENTS = _kind(
-    "Deployment", "deployments", group="apps", short_names=("deploy",), categories=("all",),
-    subresources=("scale", "status"),
-)  # fmt: skip
+    "ServiceAccount", "sa", fields="secrets imagePullSecrets automountServiceAccountToken"
+)
+EVENTS = _kind(
+    "Event",
+    "ev",
+    fields="involvedObject reason message source firstTimestamp lastTimestamp count type eventTime series "
+    "action related reportingComponent reportingInstance",
+    selectable="involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid "
+    "involvedObject.apiVersion reason type",
+)
+DEPLOYMENTS = _kind("Deployment", "deploy", group="apps", categories=_ALL, subresources="scale status")
 CRDS = _kind(
-    "CustomResourceDefinition", "customresourcedefinitions", group="apiextensions.k8s.io", namespaced=False,
-    short_names=("crd", "crds"), categories=("api-extensions",), subresources=("status",),
-)  # fmt: skip
-ACCESS_REVIEWS = _kind(
-    "SelfSubjectAccessReview", "selfsubjectaccessreviews", group="authorization.k8s.io", namespaced=False,
-    verbs=("create",),
-)  # fmt: skip
-RULES_REVIEWS = _kind(
-    "SelfSubjectRulesReview", "selfsubjectrulesreviews", group="authorization.k8s.io", namespaced=False,
-    verbs=("create",),
-)  # fmt: skip
-SUBJECT_REVIEWS = _kind(
-    "SelfSubjectReview", "selfsubjectreviews", group="authentication.k8s.io", namespaced=False,
-    verbs=("create",), fields=("status",),
-)  # fmt: skip
+    "CustomResourceDefinition",
+    "crd crds",
+    group="apiextensions.k8s.io",
+    namespaced=False,
+    categories=("api-extensions",),
+    subresources="status",
+)
+ACCESS_REVIEWS = _review("SelfSubjectAccessReview", "authorization.k8s.io")
+RULES_REVIEWS = _review("SelfSubjectRulesReview", "authorization.k8s.io")
+SUBJECT_REVIEWS = _review("SelfSubjectReview", "authentication.k8s.io")
 
 BUILT_IN = (
     NAMESPACES, NODES, PODS, SERVICES, CONFIGMAPS, SECRETS, SERVICEACCOUNTS, EVENTS, DEPLOYMENTS, CRDS,
     ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS,
 )  # fmt: skip
-_BY_NAME = {(kind.group, kind.version, kind.plural): kind for kind in BUILT_IN}
 
 
 class Registry:
@@ -135,22 +132,23 @@ class Registry:
 
     def __iter__(self) -> Iterator[Kind]:
         yield from BUILT_IN
-        for definition in self._store.objects(DEFINITIONS):
+        for definition in self._store.objects(CRDS.resource):
             if not definition.value["metadata"].get("deletionTimestamp"):
                 yield custom_kind(definition.value)
 
+    def of(self, group: str, version: str) -> list[Kind]:
+        return [kind for kind in self if (kind.group, kind.version) == (group, version)]
+
     def find(self, group: str, version: str, plural: str) -> Kind | None:
-        if found := _BY_NAME.get((group, version, plural)):
-            return found
-        definition = self._store.get(DEFINITIONS, "", f"{plural}.{group}")
-        if definition is None:
-            return None
-        kind = custom_kind(definition.value)
-        return kind if kind.version == version else None
+        return next((kind for kind in self.of(group, version) if kind.plural == plural), None)
 
     def group_versions(self) -> list[tuple[str, str]]:
         """Every (group, version) once, the core group first."""
         return list(dict.fromkeys((kind.group, kind.version) for kind in self))
+
+    def groups(self) -> list[str]:
+        """All but the core group."""
+        return list(dict.fromkeys(group for group, _ in self.group_versions() if group))
 
 
 def custom_kind(definition: Json) -> Kind:
@@ -163,8 +161,8 @@ def custom_kind(definition: Json) -> Kind:
         version=version["name"],
         kind=names["kind"],
         plural=names["plural"],
-        singular=names.get("singular") or names["kind"].lower(),
-        list_kind=names.get("listKind") or names["kind"] + "List",
+        singular=names["singular"],
+        list_kind=names["listKind"],
         namespaced=spec["scope"] == "Namespaced",
         short_names=tuple(names.get("shortNames", ())),
         categories=tuple(names.get("categories", ())),

@@ -10,11 +10,10 @@ from collections.abc import AsyncGenerator, Mapping
 
 from kproxy.demo import clock
 from kproxy.demo.kinds import PODS, Json
-from kproxy.demo.paging import parse_count
+from kproxy.demo.paging import is_true, parse_count
 from kproxy.demo.selectors import field_at
 from kproxy.demo.status import ApiError, bad_request
 from kproxy.demo.store import Store, Stored
-from kproxy.demo.watches import is_true
 
 # As if older lines had been rotated away.
 _KEPT_LINES = 200

@@ -12,13 +12,12 @@ from kproxy.demo.admission import conform, created, status_updated, updated
 from kproxy.demo.kinds import CRDS, DEPLOYMENTS, NAMESPACES, PODS, Json, Kind, custom_kind
 from kproxy.demo.selectors import Selection
 from kproxy.demo.status import (
-    ApiError,
     already_exists,
     bad_request,
     conflict,
     details_of,
+    forbidden,
     invalid,
-    invalid_kind,
     not_found,
     required,
     unprocessable,
@@ -35,10 +34,11 @@ APPLY_PATCH = "application/apply-patch+yaml"
 _PATCHES: dict[str, Callable[[Json, Any], Json]] = {
     JSON_PATCH: patches.json_patch,
     MERGE_PATCH: patches.merge_patch,
-    APPLY_PATCH: patches.apply_merge,
+    APPLY_PATCH: patches.strategic_merge,
     STRATEGIC_PATCH: patches.strategic_merge,
 }
 _KEPT_NAMESPACES = ("default", "kube-system")
+_MODIFIED = "the object has been modified; please apply your changes to the latest version and try again"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,7 +110,7 @@ class Objects:
         if media_type == APPLY_PATCH:
             if not options.manager:
                 cause = required("fieldManager", "is required for apply patch")
-                raise invalid_kind("PatchOptions", "meta.k8s.io", "", [cause])
+                raise invalid("PatchOptions", "meta.k8s.io", "", [cause])
             if old is None and not target.subresource:
                 return self.create(target, body, options)
         if old is None:
@@ -136,7 +136,7 @@ class Objects:
         metadata = stored.value["metadata"]
         if target.kind is NAMESPACES and target.name in _KEPT_NAMESPACES:
             message = f'namespaces "{target.name}" is forbidden: this namespace may not be deleted'
-            raise ApiError(403, "Forbidden", message, details=details_of(target.kind, target.name))
+            raise forbidden(message, details_of(target.kind, target.name))
         grace = wanted.get("gracePeriodSeconds")
         if target.kind is PODS and grace is None:
             grace = stored.value["spec"].get("terminationGracePeriodSeconds", 30)
@@ -200,7 +200,7 @@ class Objects:
         replicas = _part(body, "spec").get("replicas", 0)
         if not isinstance(replicas, int) or replicas < 0:
             cause = wrong("spec.replicas", replicas, "must be greater than or equal to 0")
-            raise invalid_kind("Scale", "autoscaling", target.name, [cause])
+            raise invalid("Scale", "autoscaling", target.name, [cause])
         new = {**old.value, "spec": {**old.value["spec"], "replicas": replicas}}
         whole = dataclasses.replace(target, subresource="")
         return self._replace(whole, old, new, options)
@@ -250,7 +250,7 @@ def subresource_view(target: Target, stored: Stored) -> tuple[Kind, Stored]:
 
 def check_patch_type(kind: Kind, media_type: str) -> None:
     """Raises ApiError 415 for a patch that the kind does not take."""
-    known = [each for each in _PATCHES if each != STRATEGIC_PATCH or kind.merges_strategically]
+    known = [each for each in _PATCHES if each != STRATEGIC_PATCH or not kind.custom]
     if media_type not in known:
         raise unsupported_media_type(known)
 
@@ -266,9 +266,9 @@ def _check_version(target: Target, old: Stored, metadata: Json) -> None:
     version = metadata.get("resourceVersion")
     if not version and target.kind.custom:
         cause = wrong("metadata.resourceVersion", 0, "must be specified for an update")
-        raise invalid(target.kind, target.name, [cause])
+        raise invalid(target.kind.kind, target.kind.group, target.name, [cause])
     if version and version != str(old.version):
-        raise conflict(target.kind, target.name)
+        raise conflict(target.kind, target.name, _MODIFIED)
     _check_preconditions(target, old, {"uid": metadata.get("uid")})
 
 

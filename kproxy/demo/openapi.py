@@ -13,8 +13,11 @@ from kproxy.demo.objects import APPLY_PATCH, JSON_PATCH, MERGE_PATCH
 V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
 # How clients ask for it; Go's mime package chokes on an answer with that "@" (kube-openapi issue 354).
 V2_PROTOBUF_ASKED = (V2_PROTOBUF, V2_PROTOBUF.replace("v2.v1", "v2@v1"))
-_INFO: Json = {"title": "kproxy demo cluster", "version": GIT_VERSION}
-_WRITE_PARAMETERS = ("dryRun", "fieldManager", "fieldValidation")
+_INFO = {"title": "kproxy demo cluster", "version": GIT_VERSION}
+_PARAMETERS = [
+    {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}}
+    for name in ("dryRun", "fieldManager", "fieldValidation")
+]
 
 
 def v2() -> Json:
@@ -28,20 +31,15 @@ def v2_protobuf() -> bytes:
 
 
 def v3_index(registry: Registry) -> Json:
-    shown = {}
-    for group, version in registry.group_versions():
-        path = f"apis/{group}/{version}" if group else f"api/{version}"
-        shown[path] = {"serverRelativeURL": f"/openapi/v3/{path}"}
-    return {"paths": shown}
+    names = [f"apis/{group}/{name}" if group else f"api/{name}" for group, name in registry.group_versions()]
+    return {"paths": {name: {"serverRelativeURL": f"/openapi/v3/{name}"} for name in names}}
 
 
 def v3(registry: Registry, group: str, version: str) -> Json | None:
-    kinds = [kind for kind in registry if (kind.group, kind.version) == (group, version)]
+    kinds = registry.of(group, version)
     if not kinds:
         return None
-    paths: Json = {}
-    for kind in kinds:
-        paths.update(_paths(kind))
+    paths = {path: entry for kind in kinds for path, entry in _paths(kind).items()}
     schemas = {_schema_name(kind): _schema(kind) for kind in kinds}
     return {"openapi": "3.0.0", "info": _INFO, "paths": paths, "components": {"schemas": schemas}}
 
@@ -49,22 +47,18 @@ def v3(registry: Registry, group: str, version: str) -> Json | None:
 def _paths(kind: Kind) -> Json:
     base = f"/apis/{kind.group}/{kind.version}" if kind.group else f"/api/{kind.version}"
     base += "/namespaces/{namespace}" if kind.namespaced else ""
-    about = {"x-kubernetes-group-version-kind": _group_version_kind(kind)}
-    parameters = [
-        {"name": name, "in": "query", "schema": {"type": "string", "uniqueItems": True}}
-        for name in _WRITE_PARAMETERS
-    ]
     content = {"schema": {"$ref": f"#/components/schemas/{_schema_name(kind)}"}}
-    ok = {"200": {"description": "OK", "content": {"application/json": content}}}
-    # Strategic patches are taken, too, but named here kubectl would look for merge keys in the schemas.
-    types = (JSON_PATCH, MERGE_PATCH, APPLY_PATCH)
-    shown: Json = {}
-    if "create" in kind.verbs:
-        shown[f"{base}/{kind.plural}"] = {"post": {**about, "parameters": parameters, "responses": ok}}
+    write = {
+        "x-kubernetes-group-version-kind": _group_version_kind(kind),
+        "parameters": _PARAMETERS,
+        "responses": {"200": {"description": "OK", "content": {"application/json": content}}},
+    }
+    shown: Json = {f"{base}/{kind.plural}": {"post": write}}
     if "patch" in kind.verbs:
+        # Strategic patches are taken, too, but named here kubectl would look for merge keys in the schemas.
+        types = (JSON_PATCH, MERGE_PATCH, APPLY_PATCH)
         body = {"required": True, "content": {each: {"schema": {"type": "object"}} for each in types}}
-        patch = {**about, "parameters": parameters, "requestBody": body, "responses": ok}
-        shown[f"{base}/{kind.plural}/{{name}}"] = {"patch": patch}
+        shown[f"{base}/{kind.plural}/{{name}}"] = {"patch": {**write, "requestBody": body}}
     return shown
 
 

@@ -1,9 +1,9 @@
-"""The four patches of the Kubernetes API as functions from a document and a patch to a new document.
+"""The patches of the Kubernetes API as functions from a document and a patch to a new document.
 
-JSON Patch is RFC 6902, merge patch is RFC 7386. Strategic merge and server-side apply merge lists of
-objects by a key that the real server takes from the API types (`patchMergeKey`); here one table by field
-name stands for them, which is right for the kinds the demo cluster serves. Server-side apply is this merge
-alone: ownership of fields is not tracked, so nothing ever conflicts and nothing left out is removed.
+JSON Patch is RFC 6902, merge patch is RFC 7386. Strategic merge merges lists of objects by a key that the
+real server takes from the API types (`patchMergeKey`); here one table by field name stands for them, which is
+right for the kinds the demo cluster serves. Server-side apply is a strategic merge, too: ownership of fields
+is not tracked, so nothing ever conflicts and nothing left out is removed.
 """
 
 from __future__ import annotations
@@ -19,20 +19,14 @@ _MERGE_KEYS: dict[str, tuple[str, ...]] = {
     "containers": ("name",),
     "containerStatuses": ("name",),
     "env": ("name",),
-    "ephemeralContainers": ("name",),
-    "hostAliases": ("ip",),
     "imagePullSecrets": ("name",),
     "initContainers": ("name",),
     "ownerReferences": ("uid",),
     "ports": ("containerPort", "port"),
     "secrets": ("name",),
-    "topologySpreadConstraints": ("topologyKey",),
-    "volumeDevices": ("devicePath",),
     "volumeMounts": ("mountPath",),
     "volumes": ("name",),
 }
-_MERGED_SETS = ("finalizers",)
-_ORDER = "$setElementOrder/"
 _REMOVALS = "$deleteFromPrimitiveList/"
 
 
@@ -66,45 +60,18 @@ def strategic_merge(document: Json, patch: Json) -> Json:
         raise PatchError(f"unrecognized $patch directive {directive!r}")
     result = dict(document)
     for name, value in patch.items():
-        if name in ("$patch", "$retainKeys") or name.startswith((_ORDER, _REMOVALS)):
-            continue
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = _merged(name, result.get(name), value)
-    for name, value in patch.items():
         if name.startswith(_REMOVALS):
             field = name.removeprefix(_REMOVALS)
             result[field] = [each for each in result.get(field, ()) if each not in value]
-    for name, value in patch.items():
-        if name.startswith(_ORDER):
-            field = name.removeprefix(_ORDER)
-            if isinstance(result.get(field), list):
-                result[field] = _ordered(field, result[field], value)
-    if (kept := patch.get("$retainKeys")) is not None:
-        result = {name: value for name, value in result.items() if name in kept}
-    return result
-
-
-def apply_merge(document: Json, applied: Json) -> Json:
-    """Server-side apply, as far as it goes here: maps merge, keyed lists merge, all else is replaced."""
-    result = dict(document)
-    for name, value in applied.items():
-        old = result.get(name)
-        if isinstance(value, dict) and isinstance(old, dict):
-            result[name] = apply_merge(old, value)
-        elif isinstance(value, list) and isinstance(old, list) and (key := _merge_key(name, [*old, *value])):
-            place = {item[key]: index for index, item in enumerate(old)}
-            items = list(old)
-            for item in value:
-                if item[key] in place:
-                    items[place[item[key]]] = apply_merge(items[place[item[key]]], item)
-                else:
-                    items.append(item)
-            result[name] = items
+        elif name.startswith("$"):
+            # $retainKeys follows below; the order of elements ($setElementOrder) is of no account here.
+            continue
+        elif value is None:
+            result.pop(name, None)
         else:
-            result[name] = value
-    return result
+            result[name] = _merged(name, result.get(name), value)
+    kept = patch.get("$retainKeys", result)
+    return {name: value for name, value in result.items() if name in kept}
 
 
 def json_patch(document: Json, operations: Any) -> Json:
@@ -124,7 +91,7 @@ def _merged(name: str, old: Any, new: Any) -> Any:
     if not isinstance(new, list):
         return new
     old = old if isinstance(old, list) else []
-    if name in _MERGED_SETS:
+    if name == "finalizers":
         return old + [each for each in new if each not in old]
     if any(isinstance(each, dict) and each.get("$patch") == "replace" for each in new):
         return [each for each in new if "$patch" not in each]
@@ -145,17 +112,6 @@ def _merge_key(name: str, items: list[Any]) -> str | None:
         if all(isinstance(item, dict) and key in item for item in items):
             return key
     return None
-
-
-def _ordered(name: str, items: list[Any], order: list[Any]) -> list[Any]:
-    key = _merge_key(name, [*items, *order])
-    wanted = [item[key] if key else item for item in order]
-
-    def rank(item: Any) -> int:
-        value = item[key] if key else item
-        return wanted.index(value) if value in wanted else len(wanted)
-
-    return sorted(items, key=rank)
 
 
 def _operate(document: Any, operation: Json) -> Any:

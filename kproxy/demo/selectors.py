@@ -8,16 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from kproxy.demo.kinds import Json, Kind
-from kproxy.demo.status import ApiError, bad_request
+from kproxy.demo.status import bad_request
 
 _KEY = r"[A-Za-z0-9]([-A-Za-z0-9_./]*[A-Za-z0-9])?"
 _VALUE = r"([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?"
 _EXISTS = re.compile(rf"(!?)\s*({_KEY})")
 _EQUALS = re.compile(rf"({_KEY})\s*(==|=|!=)\s*({_VALUE})")
 _IN_SET = re.compile(rf"({_KEY})\s+(in|notin)\s*\(([^()]*)\)")
-_COMPARES = re.compile(rf"({_KEY})\s*([<>])\s*(-?\d+)")
 _FIELD = re.compile(r"([^=!]+)(==|=|!=)(.*)", re.DOTALL)
-_SWITCHES = ("spec.unschedulable", "spec.hostNetwork")
 
 Test = Callable[[Json], bool]
 
@@ -78,21 +76,10 @@ def _label_test(part: str) -> Test:
         if found[3] == "notin":
             return lambda labels: labels.get(key) not in values
         return lambda labels: key in labels and labels[key] in values
-    if found := _COMPARES.fullmatch(part):
-        key, sign, bound = found[1], found[3], int(found[4])
-        return lambda labels: _compares(labels.get(key), sign, bound)
     if found := _EXISTS.fullmatch(part):
         negated, key = bool(found[1]), found[2]
         return lambda labels: (key in labels) != negated
     raise bad_request(f"unable to parse requirement: found '{part}', expected a label requirement")
-
-
-def _compares(value: str | None, sign: str, bound: int) -> bool:
-    try:
-        number = int(value or "")
-    except ValueError:
-        return False
-    return number > bound if sign == ">" else number < bound
 
 
 def _field_test(kind: Kind, part: str, whole: str) -> Test:
@@ -101,20 +88,15 @@ def _field_test(kind: Kind, part: str, whole: str) -> Test:
         raise bad_request(f"invalid selector: '{whole}'; can't understand '{part}'")
     path, negated, wanted = found[1], found[2] == "!=", found[3]
     if path not in ("metadata.name", "metadata.namespace", *kind.selectable):
-        raise _not_selectable(kind, path, whole)
-    if path == "source":
-        path = "source.component"
+        raise bad_request(
+            f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector "", '
+            f'field selector "{whole}": field label not supported: {path}'
+        )
 
     def test(value: Json) -> bool:
         actual = field_at(value, path)
-        text = str(bool(actual)).lower() if path in _SWITCHES else str(actual or "")
+        # Of the fields that can be selected by, this is the one that is no text.
+        text = str(bool(actual)).lower() if path == "spec.unschedulable" else str(actual or "")
         return (text == wanted) != negated
 
     return test
-
-
-def _not_selectable(kind: Kind, path: str, whole: str) -> ApiError:
-    return bad_request(
-        f'Unable to find "{kind.api_version}, Resource={kind.plural}" that match label selector "", '
-        f'field selector "{whole}": field label not supported: {path}'
-    )

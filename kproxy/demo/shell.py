@@ -5,18 +5,29 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from kproxy.demo.container import Container, FileError
-from kproxy.demo.shell_syntax import For, Pipeline, Redirect, Sequence, ShellSyntaxError, Simple, While, parse
+from kproxy.demo.shell_syntax import (
+    For,
+    Pipeline,
+    Redirect,
+    Sequence,
+    ShellSyntaxError,
+    Simple,
+    While,
+    assignment,
+    expand,
+    parse,
+)
 from kproxy.demo.terminal import Input
 
 Write = Callable[[bytes], Awaitable[None]]
 INTERRUPTED = 130
 # What one command may hand to the next through a pipe.
 _PIPE_BYTES = 64 * 1024 * 1024
-SHELLS = ("sh", "bash", "ash", "dash")
+_SHELLS = ("sh", "bash", "ash", "dash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,11 +41,11 @@ class Streams:
 
 @dataclass(slots=True)
 class Screen:
-    """The client's terminal, if it has one; None columns until it told its size."""
+    """The client's terminal, if it has one; 0 columns until it told its size."""
 
     is_terminal: bool = False
-    columns: int | None = None
-    rows: int | None = None
+    columns: int = 0
+    rows: int = 0
 
 
 class NoSuchCommand(Exception):
@@ -49,7 +60,37 @@ class Exit(Exception):
         super().__init__(code)
 
 
-Command = Callable[["Shell", list[str], Streams], Awaitable[int]]
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One run of a command: in which shell, with which arguments and streams."""
+
+    shell: Shell
+    arguments: list[str]
+    streams: Streams
+
+    @property
+    def flags(self) -> str:
+        """The letters of `-a` and `-abc`."""
+        return "".join(each[1:] for each in self.arguments if each.startswith("-"))
+
+    @property
+    def words(self) -> list[str]:
+        """What is no flag; `-` alone is none."""
+        return [each for each in self.arguments if not each.startswith("-") or each == "-"]
+
+    def path(self, word: str) -> str:
+        return self.shell.container.path(self.shell.directory, word)
+
+    async def say(self, text: str) -> int:
+        await self.streams.out(text.encode())
+        return 0
+
+    async def complain(self, text: str, code: int = 1) -> int:
+        await self.streams.err(text.encode() + b"\n")
+        return code
+
+
+Command = Callable[[Call], Awaitable[int]]
 
 
 @dataclass(slots=True, eq=False)
@@ -57,7 +98,7 @@ class Shell:
     """One shell process: working directory, variables, last exit code."""
 
     container: Container
-    commands: dict[str, Command]
+    commands: Mapping[str, Command]
     screen: Screen = field(default_factory=Screen)
     directory: str = "/"
     variables: dict[str, str] = field(default_factory=dict)
@@ -74,50 +115,35 @@ class Shell:
 
     async def start(self, arguments: list[str], streams: Streams) -> int:
         """Run one command line given as a list, as `exec` does. Raises NoSuchCommand."""
-        if not self._knows(arguments[0]):
+        if _base(arguments[0]) not in (*self.commands, *_SHELLS):
             raise NoSuchCommand(arguments[0])
         try:
-            self._foreground = asyncio.ensure_future(self.run(arguments, streams))
-            return await self._finish(self._foreground)
+            return await self._in_foreground(self._run(arguments, streams))
         except Exit as exit_:
             return exit_.code
 
-    async def run(self, arguments: list[str], streams: Streams) -> int:
+    async def _run(self, arguments: list[str], streams: Streams) -> int:
         """The exit code of a command; 127 where there is none of that name."""
         name = _base(arguments[0])
-        if name in SHELLS:
-            return await self._sub_shell(arguments, streams)
-        if not self._knows(name):
-            await streams.err(
-                f"sh: {arguments[0]}: not found (this is the toy shell of kproxy demo)\n".encode()
+        call = Call(self, arguments[1:], streams)
+        if name in _SHELLS:
+            return await self._sub_shell(call)
+        if name not in self.commands:
+            return await call.complain(
+                f"sh: {arguments[0]}: not found (this is the toy shell of kproxy demo)", 127
             )
-            return 127
         try:
-            return await self.commands[name](self, arguments, streams)
+            return await self.commands[name](call)
         except FileError as error:
-            await streams.err(f"{name}: {error}\n".encode())
-            return 1
+            return await call.complain(f"{name}: {error}")
 
-    async def script(self, text: str, streams: Streams) -> int:
-        """Raises Exit."""
-        try:
-            sequence = parse(text)
-        except ShellSyntaxError as error:
-            await streams.err(f"sh: {error}\n".encode())
-            return 2
-        return await self._sequence(sequence, streams)
-
-    def _knows(self, name: str) -> bool:
-        name = _base(name)
-        return name in self.commands or name in SHELLS
-
-    async def _sub_shell(self, arguments: list[str], streams: Streams) -> int:
+    async def _sub_shell(self, call: Call) -> int:
         child = dataclasses.replace(self, variables=dict(self.variables), _foreground=None)
         try:
-            if "-c" in arguments[1:]:
-                rest = arguments[arguments.index("-c") + 1 :]
-                return await child.script(rest[0] if rest else "", streams)
-            return await self._interactive(child, streams)
+            if "-c" in call.arguments[:-1]:
+                text = call.arguments[call.arguments.index("-c") + 1]
+                return await child._script(text, call.streams)
+            return await self._interactive(child, call.streams)
         except Exit as exit_:
             return exit_.code
 
@@ -131,14 +157,13 @@ class Shell:
                 if self.screen.is_terminal:
                     await streams.out(b"exit\n")
                 return code
-            text = line.decode(errors="replace")
-            self._foreground = asyncio.ensure_future(child.script(text, streams))
-            code = await self._finish(self._foreground)
+            code = await self._in_foreground(child._script(line.decode(errors="replace"), streams))
             if self.screen.is_terminal:
                 streams.stdin.reopen()
             child.variables["?"] = str(code)
 
-    async def _finish(self, task: asyncio.Task[int]) -> int:
+    async def _in_foreground(self, work: Awaitable[int]) -> int:
+        task = self._foreground = asyncio.ensure_future(work)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -150,9 +175,18 @@ class Shell:
         finally:
             self._foreground = None
 
+    async def _script(self, text: str, streams: Streams) -> int:
+        """Raises Exit."""
+        try:
+            sequence = parse(text)
+        except ShellSyntaxError as error:
+            await streams.err(f"sh: {error}\n".encode())
+            return 2
+        return await self._sequence(sequence, streams)
+
     async def _sequence(self, sequence: Sequence, streams: Streams) -> int:
         code = int(self.variables.get("?", "0"))
-        for connector, pipeline in sequence.steps:
+        for connector, pipeline in sequence:
             if (connector == "&&" and code) or (connector == "||" and not code):
                 continue
             code = await self._pipeline(pipeline, streams)
@@ -162,7 +196,7 @@ class Shell:
     async def _pipeline(self, pipeline: Pipeline, streams: Streams) -> int:
         """One part after the other, the output of each kept for the next: fine for what ends by itself."""
         stdin = streams.stdin
-        for part in pipeline.parts[:-1]:
+        for part in pipeline[:-1]:
             kept = bytearray()
 
             async def keep(data: bytes, kept: bytearray = kept) -> None:
@@ -172,13 +206,13 @@ class Shell:
 
             await self._part(part, Streams(stdin, keep, streams.err))
             stdin = await _filled(bytes(kept))
-        return await self._part(pipeline.parts[-1], Streams(stdin, streams.out, streams.err))
+        return await self._part(pipeline[-1], Streams(stdin, streams.out, streams.err))
 
     async def _part(self, part: Simple | For | While, streams: Streams) -> int:
         code = 0
         if isinstance(part, For):
             for word in part.words:
-                self.variables[part.variable] = word.expand(self.variables)
+                self.variables[part.variable] = expand(word, self.variables)
                 code = await self._sequence(part.body, streams)
             return code
         if isinstance(part, While):
@@ -191,8 +225,8 @@ class Shell:
 
     async def _simple(self, simple: Simple, streams: Streams) -> int:
         words = list(simple.words)
-        while words and (assignment := words[0].assignment):
-            self.variables[assignment[0]] = assignment[1].expand(self.variables)
+        while words and (found := assignment(words[0])):
+            self.variables[found[0]] = expand(found[1], self.variables)
             words.pop(0)
         try:
             for redirect in simple.redirects:
@@ -202,28 +236,25 @@ class Shell:
             return 1
         if not words:
             return 0
-        return await self.run([word.expand(self.variables) for word in words], streams)
+        return await self._run([expand(word, self.variables) for word in words], streams)
 
     async def _redirected(self, redirect: Redirect, streams: Streams) -> Streams:
         operator = redirect.operator
         if redirect.target is None:
             write = streams.err if operator.endswith("2") else streams.out
         else:
-            path = self.container.path(self.directory, redirect.target.expand(self.variables))
+            path = self.container.path(self.directory, expand(redirect.target, self.variables))
             if operator == "<":
                 return dataclasses.replace(streams, stdin=await _filled(self.container.files.read(path)))
             if not operator.endswith(">>"):
                 self.container.files.write(path, b"")
-            write = self._append_to(path)
+
+            async def write(data: bytes) -> None:
+                self.container.files.append(path, data)
+
         if operator.startswith("2"):
             return dataclasses.replace(streams, err=write)
         return dataclasses.replace(streams, out=write)
-
-    def _append_to(self, path: str) -> Write:
-        async def append(data: bytes) -> None:
-            self.container.files.append(path, data)
-
-        return append
 
 
 async def _filled(content: bytes) -> Input:

@@ -1,4 +1,7 @@
-"""The grammar of the toy shell: words, quotes, variables, `;` `&&` `||` `|`, redirections, `for`, `while`."""
+"""The grammar of the toy shell: words, quotes, variables, `;` `&&` `||` `|`, redirections, `for`, `while`.
+
+Words stay as they are written; `expand` looks up their variables when the command runs.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ _TOKEN = re.compile(
     """,
     re.VERBOSE | re.DOTALL,
 )
+_OPERATOR = re.compile(r"[12]?>.*|[<;|&\n].*", re.DOTALL)
 _PIECE = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^'"\\]+""", re.DOTALL)
 _VARIABLE = re.compile(r"\$(\?|\$|[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+_SEPARATORS = (";", "\n")
 _UNKNOWN_WORDS = ("if", "case", "until", "function", "{", "(", "select", "do", "done", "then", "fi")
 
 
@@ -25,36 +30,22 @@ class ShellSyntaxError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Word:
-    """A word as written; its variables are looked up when the command runs."""
-
-    raw: str
-
-    def expand(self, variables: Mapping[str, str]) -> str:
-        return "".join(_expand(piece, variables) for piece in _PIECE.findall(self.raw))
-
-    @property
-    def assignment(self) -> tuple[str, Word] | None:
-        found = _ASSIGNMENT.fullmatch(self.raw)
-        return (found[1], Word(found[2])) if found else None
-
-
-@dataclass(frozen=True, slots=True)
 class Redirect:
     operator: str
-    target: Word | None
+    target: str | None
+    """The word of a file; None for another stream, as in `2>&1`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Simple:
-    words: tuple[Word, ...]
+    words: tuple[str, ...]
     redirects: tuple[Redirect, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class For:
     variable: str
-    words: tuple[Word, ...]
+    words: tuple[str, ...]
     body: Sequence
 
 
@@ -64,129 +55,117 @@ class While:
     body: Sequence
 
 
-@dataclass(frozen=True, slots=True)
-class Pipeline:
-    parts: tuple[Simple | For | While, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """Pipelines, each with what must have come before it: `;` anything, `&&` success, `||` failure."""
-
-    steps: tuple[tuple[str, Pipeline], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class _Token:
-    kind: str
-    text: str
+Pipeline = tuple[Simple | For | While, ...]
+Sequence = tuple[tuple[str, Pipeline], ...]
+"""Pipelines, each with what must have come before it: `;` anything, `&&` success, `||` failure."""
 
 
 def parse(text: str) -> Sequence:
     """Raises ShellSyntaxError."""
     parser = _Parser(_tokens(text))
-    sequence = parser.sequence(())
+    sequence = parser.sequence(end=None)
     if parser.next is not None:
-        raise ShellSyntaxError(f"syntax error: unexpected {parser.next.text!r}")
+        raise ShellSyntaxError(f"syntax error: unexpected {parser.next!r}")
     return sequence
 
 
+def expand(word: str, variables: Mapping[str, str]) -> str:
+    """Without its quotes, and with the values of its variables."""
+    return "".join(_expanded(piece, variables) for piece in _PIECE.findall(word))
+
+
+def assignment(word: str) -> tuple[str, str] | None:
+    """Name and value of `NAME=value`, the value as written."""
+    found = _ASSIGNMENT.fullmatch(word)
+    return (found[1], found[2]) if found else None
+
+
 class _Parser:
-    def __init__(self, tokens: list[_Token]) -> None:
+    def __init__(self, tokens: list[str]) -> None:
         self._tokens = tokens
         self._place = 0
 
     @property
-    def next(self) -> _Token | None:
+    def next(self) -> str | None:
         return self._tokens[self._place] if self._place < len(self._tokens) else None
 
-    def sequence(self, ends: tuple[str, ...]) -> Sequence:
+    @property
+    def _next_word(self) -> str | None:
+        return None if self.next is None or _OPERATOR.fullmatch(self.next) else self.next
+
+    def sequence(self, *, end: str | None) -> Sequence:
         steps: list[tuple[str, Pipeline]] = []
         connector = ";"
-        while (token := self.next) is not None:
-            if token.kind == "word" and token.text in ends:
-                break
-            if token.text in (";", "\n") and token.kind == "operator":
-                self._place += 1
+        while self.next is not None and self.next != end:
+            if self._take(*_SEPARATORS):
                 continue
             steps.append((connector, self._pipeline()))
-            connector = ";"
-            if (after := self.next) is not None and after.text in ("&&", "||"):
-                connector = after.text
-                self._place += 1
-        return Sequence(tuple(steps))
+            connector = self._take("&&", "||") or ";"
+        return tuple(steps)
+
+    def _take(self, *tokens: str) -> str | None:
+        """The next token if it is one of these."""
+        token = self.next
+        if token not in tokens:
+            return None
+        self._place += 1
+        return token
+
+    def _word(self, what: str, *only: str) -> str:
+        word = self._next_word
+        if word is None or (only and word not in only):
+            raise ShellSyntaxError(f"syntax error: expected {what}")
+        self._place += 1
+        return word
 
     def _pipeline(self) -> Pipeline:
         parts = [self._command()]
-        while (token := self.next) is not None and token.text == "|":
-            self._place += 1
+        while self._take("|"):
             parts.append(self._command())
-        return Pipeline(tuple(parts))
+        return tuple(parts)
 
     def _command(self) -> Simple | For | While:
-        token = self.next
-        if token is not None and token.kind == "word":
-            if token.text == "for":
-                return self._for()
-            if token.text == "while":
+        if self._take("for"):
+            variable = self._word("a name after 'for'")
+            self._word("'in'", "in")
+            words = []
+            while word := self._next_word:
+                words.append(word)
                 self._place += 1
-                condition = self.sequence(("do",))
-                return While(condition, self._body())
-            if token.text in _UNKNOWN_WORDS:
-                raise ShellSyntaxError(f"syntax error: this toy shell has no {token.text!r}")
+            while self._take(*_SEPARATORS):
+                pass
+            return For(variable, tuple(words), self._body())
+        if self._take("while"):
+            return While(self.sequence(end="do"), self._body())
+        if self.next in _UNKNOWN_WORDS:
+            raise ShellSyntaxError(f"syntax error: this toy shell has no {self.next!r}")
         return self._simple()
 
-    def _for(self) -> For:
-        self._place += 1
-        variable = self._word("a name after 'for'")
-        if self._word("'in'") != "in":
-            raise ShellSyntaxError("syntax error: expected 'in'")
-        words = []
-        while (token := self.next) is not None and token.kind == "word":
-            words.append(Word(token.text))
-            self._place += 1
-        self._skip_separators()
-        return For(variable, tuple(words), self._body())
-
     def _body(self) -> Sequence:
-        if self._word("'do'") != "do":
-            raise ShellSyntaxError("syntax error: expected 'do'")
-        body = self.sequence(("done",))
-        self._word("'done'")
+        self._word("'do'", "do")
+        body = self.sequence(end="done")
+        self._word("'done'", "done")
         return body
 
     def _simple(self) -> Simple:
         words, redirects = [], []
-        while (token := self.next) is not None:
-            if token.kind == "word":
-                words.append(Word(token.text))
+        while (part := self.next) is not None:
+            if part == self._next_word:
+                words.append(part)
                 self._place += 1
-            elif ">" in token.text or token.text == "<":
+            elif ">" in part or part == "<":
                 self._place += 1
-                target = None if "&" in token.text else Word(self._word("a file name"))
-                redirects.append(Redirect(token.text, target))
-            elif token.text == "&":
+                redirects.append(Redirect(part, None if "&" in part else self._word("a file name")))
+            elif part == "&":
                 raise ShellSyntaxError("syntax error: this toy shell runs nothing in the background")
             else:
                 break
         if not words and not redirects:
-            shown = repr(self.next.text) if self.next else "end of input"
-            raise ShellSyntaxError(f"syntax error: unexpected {shown}")
+            raise ShellSyntaxError(f"syntax error: unexpected {self.next or 'end of input'!r}")
         return Simple(tuple(words), tuple(redirects))
 
-    def _word(self, what: str) -> str:
-        token = self.next
-        if token is None or token.kind != "word":
-            raise ShellSyntaxError(f"syntax error: expected {what}")
-        self._place += 1
-        return token.text
 
-    def _skip_separators(self) -> None:
-        while (token := self.next) is not None and token.kind == "operator" and token.text in (";", "\n"):
-            self._place += 1
-
-
-def _tokens(text: str) -> list[_Token]:
+def _tokens(text: str) -> list[str]:
     tokens = []
     place = 0
     while place < len(text):
@@ -195,11 +174,11 @@ def _tokens(text: str) -> list[_Token]:
             raise ShellSyntaxError("syntax error: unterminated quoted string")
         place = found.end()
         if found.lastgroup != "skip":
-            tokens.append(_Token(found.lastgroup or "", found[0]))
+            tokens.append(found[0])
     return tokens
 
 
-def _expand(piece: str, variables: Mapping[str, str]) -> str:
+def _expanded(piece: str, variables: Mapping[str, str]) -> str:
     def value(found: re.Match[str]) -> str:
         return variables.get(found[1].strip("{}"), "")
 

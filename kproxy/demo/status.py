@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from kproxy.demo.kinds import Json, Kind
 
@@ -11,76 +10,41 @@ from kproxy.demo.kinds import Json, Kind
 class ApiError(Exception):
     """A refusal to be answered as a `Status` object with that HTTP code."""
 
-    def __init__(
-        self,
-        code: int,
-        reason: str,
-        message: str,
-        *,
-        details: Json | None = None,
-        metadata: Json | None = None,
-    ) -> None:
+    def __init__(self, code: int, reason: str, message: str, details: Json | None = None) -> None:
         self.code = code
-        self.reason = reason
-        self.message = message
-        self.details = details
-        self.metadata = metadata
-        super().__init__(message)
-
-    @property
-    def status(self) -> Json:
-        status: Json = {
+        self.status: Json = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": self.metadata or {},
+            "metadata": {},
             "status": "Failure",
-            "message": self.message,
-            "reason": self.reason,
+            "message": message,
+            "reason": reason,
+            **({} if details is None else {"details": details}),
+            "code": code,
         }
-        if self.details is not None:
-            status["details"] = self.details
-        return {**status, "code": self.code}
+        super().__init__(message)
 
 
-@dataclass(frozen=True, slots=True)
-class Cause:
-    """One thing wrong with an object: `reason` is one of `Required`, `Invalid`, `NotSupported`..."""
-
-    field: str
-    kind: str
-    text: str
-
-    @property
-    def message(self) -> str:
-        return f"{_TITLES[self.kind]}: {self.text}"
-
-
-_TITLES = {
-    "FieldValueRequired": "Required value",
-    "FieldValueInvalid": "Invalid value",
-    "FieldValueNotSupported": "Unsupported value",
-    "FieldValueForbidden": "Forbidden",
-}
+Cause = Json
+"""One thing wrong with an object: a StatusCause."""
 
 
 def required(field: str, text: str = "") -> Cause:
-    return Cause(field, "FieldValueRequired", text)
+    return {"reason": "FieldValueRequired", "message": f"Required value: {text}", "field": field}
 
 
 def wrong(field: str, value: object, text: str) -> Cause:
     shown = f'"{value}"' if isinstance(value, str) else str(value)
-    return Cause(field, "FieldValueInvalid", f"{shown}: {text}")
+    return {"reason": "FieldValueInvalid", "message": f"Invalid value: {shown}: {text}", "field": field}
 
 
 def forbidden_field(field: str, text: str) -> Cause:
-    return Cause(field, "FieldValueForbidden", text)
+    return {"reason": "FieldValueForbidden", "message": f"Forbidden: {text}", "field": field}
 
 
-def details_of(kind: Kind, name: str = "", **more: object) -> Json:
-    details: Json = {"name": name} if name else {}
-    if kind.group:
-        details["group"] = kind.group
-    return {**details, "kind": kind.plural, **more}
+def details_of(kind: Kind, name: str = "") -> Json:
+    details = {"name": name, "group": kind.group, "kind": kind.plural}
+    return {field: text for field, text in details.items() if text}
 
 
 def bad_request(message: str) -> ApiError:
@@ -91,80 +55,61 @@ def unauthorized() -> ApiError:
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
+def forbidden(message: str, details: Json) -> ApiError:
+    return ApiError(403, "Forbidden", message, details)
+
+
 def not_found(kind: Kind, name: str) -> ApiError:
-    return ApiError(404, "NotFound", f'{kind.resource} "{name}" not found', details=details_of(kind, name))
+    return ApiError(404, "NotFound", f'{kind.resource} "{name}" not found', details_of(kind, name))
 
 
 def method_not_allowed() -> ApiError:
-    return ApiError(
-        405,
-        "MethodNotAllowed",
-        "the server does not allow this method on the requested resource",
-        details={},
-    )
+    message = "the server does not allow this method on the requested resource"
+    return ApiError(405, "MethodNotAllowed", message, {})
 
 
 def not_acceptable(accepted: Sequence[str]) -> ApiError:
-    return ApiError(
-        406, "NotAcceptable", f"only the following media types are accepted: {', '.join(accepted)}"
-    )
+    message = f"only the following media types are accepted: {', '.join(accepted)}"
+    return ApiError(406, "NotAcceptable", message)
 
 
 def already_exists(kind: Kind, name: str) -> ApiError:
-    message = f'{kind.resource} "{name}" already exists'
-    return ApiError(409, "AlreadyExists", message, details=details_of(kind, name))
+    return ApiError(409, "AlreadyExists", f'{kind.resource} "{name}" already exists', details_of(kind, name))
 
 
-def conflict(kind: Kind, name: str, why: str | None = None) -> ApiError:
-    why = why or (
-        "the object has been modified; please apply your changes to the latest version and try again"
-    )
+def conflict(kind: Kind, name: str, why: str) -> ApiError:
     message = f'Operation cannot be fulfilled on {kind.resource} "{name}": {why}'
-    return ApiError(409, "Conflict", message, details=details_of(kind, name))
+    return ApiError(409, "Conflict", message, details_of(kind, name))
 
 
-def expired(message: str, *, next_token: str = "") -> ApiError:
-    metadata = {"continue": next_token} if next_token else None
-    return ApiError(410, "Expired", message, metadata=metadata)
+def expired(message: str) -> ApiError:
+    return ApiError(410, "Expired", message)
 
 
 def too_large(limit_bytes: int) -> ApiError:
-    message = f"Request entity too large: limit is {limit_bytes}"
-    return ApiError(413, "RequestEntityTooLarge", message)
+    return ApiError(413, "RequestEntityTooLarge", f"Request entity too large: limit is {limit_bytes}")
 
 
 def unsupported_media_type(accepted: Sequence[str]) -> ApiError:
-    return ApiError(
-        415,
-        "UnsupportedMediaType",
-        "the body of the request was in an unknown format - accepted media types include: "
-        + ", ".join(accepted),
-    )
+    message = "the body of the request was in an unknown format - accepted media types include: "
+    return ApiError(415, "UnsupportedMediaType", message + ", ".join(accepted))
 
 
-def invalid(kind: Kind, name: str, causes: Sequence[Cause]) -> ApiError:
-    return invalid_kind(kind.kind, kind.group, name, causes)
-
-
-def invalid_kind(kind: str, group: str, name: str, causes: Sequence[Cause]) -> ApiError:
-    texts = [f"{cause.field}: {cause.message}" for cause in causes]
+def invalid(kind: str, group: str, name: str, causes: Sequence[Cause]) -> ApiError:
+    texts = [f"{cause['field']}: {cause['message']}" for cause in causes]
     text = texts[0] if len(texts) == 1 else f"[{', '.join(texts)}]"
-    shown = f"{kind}.{group}" if group else kind
-    details: Json = {"name": name} if name else {}
-    if group:
-        details["group"] = group
-    details["kind"] = kind
-    details["causes"] = [
-        {"reason": cause.kind, "message": cause.message, "field": cause.field} for cause in causes
-    ]
-    return ApiError(422, "Invalid", f'{shown} "{name}" is invalid: {text}', details=details)
+    details = {"name": name, "group": group, "kind": kind, "causes": list(causes)}
+    return ApiError(
+        422,
+        "Invalid",
+        f'{kind}{f".{group}" if group else ""} "{name}" is invalid: {text}',
+        {field: found for field, found in details.items() if found},
+    )
 
 
 def unprocessable() -> ApiError:
     """A JSON patch that is well formed but does not fit; the real server names no cause either."""
-    return ApiError(
-        422, "Invalid", "the server rejected our request due to an error in our request", details={}
-    )
+    return ApiError(422, "Invalid", "the server rejected our request due to an error in our request", {})
 
 
 def not_implemented(message: str) -> ApiError:
@@ -174,12 +119,9 @@ def not_implemented(message: str) -> ApiError:
 def future_version(asked: int, current: int) -> ApiError:
     text = f"Too large resource version: {asked}, current: {current}"
     cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
-    return ApiError(504, "Timeout", text, details={"causes": [cause], "retryAfterSeconds": 1})
+    return ApiError(504, "Timeout", text, {"causes": [cause], "retryAfterSeconds": 1})
 
 
-def success(kind: Kind, name: str = "", uid: str = "") -> Json:
-    status: Json = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
-    if name:
-        details = details_of(kind, name)
-        status["details"] = {**details, "uid": uid} if uid else details
-    return status
+def success(kind: Kind, name: str, uid: str) -> Json:
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}
+    return {**status, "details": {**details_of(kind, name), "uid": uid}}

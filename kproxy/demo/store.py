@@ -8,10 +8,11 @@ Stored values are never changed in place: whoever wants a change puts a new valu
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import time
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -67,12 +68,13 @@ class _Shelf:
 class Store:
     """All objects of the cluster. Synchronous, so that each call is one transaction of the event loop.
 
-    `history` is how many changes each shelf remembers.
+    `history` is how many changes each shelf remembers. Versions begin with the time (in ms), so that a client
+    of an earlier demo cluster is told that its version is gone, and lists anew.
     """
 
-    def __init__(self, *, history: int = 1000, first_version: int = 1000) -> None:
+    def __init__(self, *, history: int = 1000) -> None:
         self._history = history
-        self._version = self._first = first_version
+        self._version = self._first = int(time.time() * 1000)
         self._shelves: dict[str, _Shelf] = {}
         self._anything = asyncio.Event()
 
@@ -86,17 +88,9 @@ class Store:
 
     def objects(self, resource: str, namespace: str | None = None) -> list[Stored]:
         """Objects of a kind by namespace and name, of all namespaces or of one."""
-        return _sorted(self._shelf(resource).objects, namespace)
-
-    def objects_at(self, resource: str, namespace: str | None, version: int) -> list[Stored]:
-        """As `objects`, but as it was at `version`. Raises Expired."""
-        objects = dict(self._shelf(resource).objects)
-        for event in reversed(self.since(resource, version)):
-            if event.previous is None:
-                del objects[event.stored.key]
-            else:
-                objects[event.stored.key] = event.previous
-        return _sorted(objects, namespace)
+        objects = self._shelf(resource).objects
+        keys = (key for key in objects if namespace is None or key[0] == namespace)
+        return [objects[key] for key in sorted(keys)]
 
     def put(self, resource: str, value: Json) -> Stored:
         """Create or replace; the value is stored under a new version, which it also carries."""
@@ -124,7 +118,7 @@ class Store:
         if not events or events[-1].stored.version <= version:
             return []
         start = bisect_right(events, version, key=lambda event: event.stored.version)
-        return [events[index] for index in range(start, len(events))]
+        return list(itertools.islice(events, start, None))
 
     def compact(self) -> None:
         """Forget all changes so far, as etcd does every few minutes: older versions are `Expired` now."""
@@ -171,10 +165,3 @@ class Store:
 
 def encode(value: object) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
-
-
-def _sorted(objects: dict[Key, Stored], namespace: str | None) -> list[Stored]:
-    keys: Iterable[Key] = objects
-    if namespace is not None:
-        keys = (key for key in objects if key[0] == namespace)
-    return [objects[key] for key in sorted(keys)]

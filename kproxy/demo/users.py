@@ -10,7 +10,7 @@ from aiohttp import web
 
 from kproxy.demo.kinds import ACCESS_REVIEWS, RULES_REVIEWS, Json, Kind
 from kproxy.demo.objects import Target
-from kproxy.demo.status import ApiError, bad_request, details_of, unauthorized
+from kproxy.demo.status import bad_request, details_of, forbidden, unauthorized
 
 ANONYMOUS = "system:anonymous"
 # What Kubernetes' own role system:public-info-viewer lets everybody see.
@@ -52,7 +52,7 @@ def may_see_path(user: User, path: str) -> None:
     """Raises ApiError 403 for a path that is no resource's and that the user may not see."""
     if user.name == ANONYMOUS and path.rstrip("/") not in PUBLIC_PATHS:
         message = f'forbidden: User "{ANONYMOUS}" cannot get path "{path}"'
-        raise ApiError(403, "Forbidden", message, details={})
+        raise forbidden(message, {})
 
 
 def may(user: User, verb: str, target: Target) -> None:
@@ -67,7 +67,7 @@ def may(user: User, verb: str, target: Target) -> None:
         f'{named} is forbidden: User "{user.name}" cannot {verb} resource "{kind.plural}{subresource}" '
         f'in API group "{kind.group}" {where}'
     )
-    raise ApiError(403, "Forbidden", message, details=details_of(kind, target.name))
+    raise forbidden(message, details_of(kind, target.name))
 
 
 def review(kind: Kind, body: Any, user: User) -> Json:
@@ -113,7 +113,7 @@ def _impersonated(request: web.BaseRequest, user: User) -> User:
         return user
     if user.name == ANONYMOUS:
         message = f'users "{name}" is forbidden: User "{ANONYMOUS}" cannot impersonate resource "users"'
-        raise ApiError(403, "Forbidden", message, details={"name": name, "kind": "users"})
+        raise forbidden(message, {"name": name, "kind": "users"})
     if name != ANONYMOUS and "system:authenticated" not in groups:
         groups = (*groups, "system:authenticated")
     return User(name=name, groups=groups, uid=uid, extra=extra)

@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Protocol
 
 from kproxy.demo.kinds import Json, Kind
-from kproxy.demo.paging import parse_count, parse_version
+from kproxy.demo.paging import is_true, parse_count, parse_version
 from kproxy.demo.selectors import Selection
-from kproxy.demo.status import ApiError, expired, forbidden_field, invalid_kind
+from kproxy.demo.status import expired, forbidden_field, invalid
 from kproxy.demo.store import Change, Event, Expired, Store, Stored, encode
 from kproxy.demo.views import View
 
@@ -50,7 +50,7 @@ class Watch:
         if self._initial and query.get("resourceVersionMatch") != "NotOlderThan":
             text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
             cause = forbidden_field("resourceVersionMatch", text)
-            raise invalid_kind("ListOptions", "meta.k8s.io", "", [cause])
+            raise invalid("ListOptions", "meta.k8s.io", "", [cause])
         seconds = parse_count(query, "timeoutSeconds")
         self._seconds = seconds or _DEFAULT_SECONDS * random.uniform(1, 2)  # noqa: S311 -- spreads clients
 
@@ -84,7 +84,7 @@ class Watch:
             try:
                 events = self._store.since(self._kind.resource, version)
             except Expired as error:
-                yield [_error(expired(str(error)))]
+                yield [b'{"type":"ERROR","object":' + encode(expired(str(error)).status) + b"}\n"]
                 return
             version = max(version, self._store.version)
             if seen := [event for event in map(self._seen, events) if event]:
@@ -132,12 +132,3 @@ class Watch:
         }
         stored = Stored(event.stored.key, value, event.stored.version)
         return Event(change="DELETED", stored=stored, previous=event.previous)
-
-
-def is_true(text: str | None) -> bool:
-    """A boolean of a query string, as Go's strconv.ParseBool."""
-    return text in ("1", "t", "T", "true", "True", "TRUE")
-
-
-def _error(error: ApiError) -> bytes:
-    return b'{"type":"ERROR","object":' + encode(error.status) + b"}\n"

@@ -274,6 +274,8 @@ def test_run_attached(exec_kubectl: Kubectl) -> None:
         "run", "shell", "-i", "--tty=false", "--rm", "--restart=Never", "--image=demo/box:1", "--", "sh"
     )
     assert done.returncode == 0, done
+    # kubectl asks for the deletion and does not wait for it.
+    exec_kubectl.run("wait", "--for=delete", "pod/shell", "--timeout=20s")
     assert "NotFound" in exec_kubectl.fails("get", "pod", "shell")
 
 

