@@ -15,6 +15,8 @@ from kproxy.errors import BadRequest, UpstreamProtocolError
 # Selectors, tokens and cookies are long; Go's server takes 1 MiB in all, most proxies 8 KiB a field.
 MAX_FIELD_BYTES = 64 * 1024
 MAX_HEAD_BYTES = 256 * 1024
+# Methods are names in logs, metrics and decisions that are remembered; the longest registered has 17 letters.
+MAX_METHOD_BYTES = 64
 
 Field = tuple[bytes, bytes, bytes]
 """One header field: lower-case name, value without the white space around it, the line as it came."""
@@ -139,6 +141,8 @@ class RequestHead:
             self.minor = _minor_version(version)
         if not _is_token(method):
             raise MalformedHeadError("the method is not a token")
+        if len(method) > MAX_METHOD_BYTES:
+            raise MalformedHeadError(f"the method is longer than {MAX_METHOD_BYTES} bytes", 501)
         if not _is_target(target):
             raise MalformedHeadError("the request target has characters that must be percent-encoded")
         if len(target) > MAX_FIELD_BYTES:
@@ -156,16 +160,19 @@ class RequestHead:
             self.keep_alive = b"close" not in self.options
         else:
             self.keep_alive = b"keep-alive" in self.options and b"close" not in self.options
-        # An upgrade is a hop-by-hop wish: named in Connection, and HTTP/1.1 only (RFC 9110, 7.8). h2c, which
-        # `curl --http2` asks for, may be ignored: every client that asks can do without.
-        self.is_upgrade = (
-            b"upgrade" in self.options
-            and self.minor == 1
-            and names.get(b"upgrade", b"").lower() not in (b"", b"h2c")
-        )
+        # An upgrade is a hop-by-hop wish: named in Connection, and HTTP/1.1 only (RFC 9110, 7.8).
+        self.is_upgrade = b"upgrade" in self.options and self.minor == 1 and self._leaves_http()
         self.expects_continue = (
             b"expect" in names and self.minor == 1 and names[b"expect"].lower() == b"100-continue"
         )
+
+    def _leaves_http(self) -> bool:
+        """Whether what Upgrade asks for is not HTTP again, whose requests nobody here would judge.
+
+        h2c, which `curl --http2` asks for, may be ignored: every client that asks can do without.
+        """
+        protocols = {member.partition(b"/")[0] for member in self.list_of(b"upgrade")} - {b""}
+        return bool(protocols) and protocols.isdisjoint((b"h2c", b"http", b"tls"))
 
     def _read_host(self, target: bytes) -> None:
         hosts = self.all_of(b"host") if b"host" in self.names else []

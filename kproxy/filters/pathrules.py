@@ -11,7 +11,7 @@ import re
 from kproxy.requestinfo import app_tail_at, decoded_path, resolved, unescaped
 
 _MAX_DECODINGS = 4
-_AMBIGUOUS = re.compile(r"[%;\\\x00-\x20\x7f-\xff]|//|/\.")
+_AMBIGUOUS = re.compile(r"[%;#\\\x00-\x20\x7f-\xff]|//|/\.|./\Z")
 
 # The kubelet's names for them (pkg/kubelet/server/server.go); `run` is an exec that answers in plain HTTP.
 _KUBELET_WORDS = {"exec": "exec|run", "attach": "attach"}
@@ -23,17 +23,19 @@ def readings(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
     To be accepted, the path as Go reads it counts, and wherever its dot segments lead. To be rejected, one
     reading by the laxest server is enough: decoded again, without control characters (WHATWG URL), `\\` as
-    `/`, without `;parameters` (as servlet containers read `/..;/`), with dot segments resolved.
+    `/`, without `;parameters` (as servlet containers read `/..;/`), up to a `#` (nginx) or a `?` that was
+    encoded, with dot segments resolved, without a slash at the end (go-restful, and so the API server).
     """
     if not _AMBIGUOUS.search(path):
         return (path,), (path,)
     decoded = decoded_path(path)
     forms = [decoded, _decoded_to_the_end(path)]
-    for change in (_without_controls, _with_slashes, _without_parameters):
+    for change in (_without_controls, _with_slashes, _without_parameters, _without_query):
         forms = list(dict.fromkeys([*forms, *map(change, forms)]))
     climbing = [resolved(form) for form in forms if "/../" in f"{form}/"]
     accepted = tuple(dict.fromkeys([decoded, resolved(decoded), *climbing]))
-    return accepted, tuple(dict.fromkeys([*accepted, *forms, *map(resolved, forms)]))
+    possible = dict.fromkeys([*accepted, *forms, *map(resolved, forms)])
+    return accepted, tuple(dict.fromkeys([*possible, *(form.rstrip("/") or "/" for form in possible)]))
 
 
 def leaves_root(path: str) -> bool:
@@ -80,3 +82,7 @@ def _with_slashes(path: str) -> str:
 
 def _without_parameters(path: str) -> str:
     return re.sub(r";[^/]*", "", path)
+
+
+def _without_query(path: str) -> str:
+    return re.split("[?#]", path, maxsplit=1)[0] or "/"

@@ -31,7 +31,7 @@ DEFAULT_ACCEPT_ORIGINS: tuple[str, ...] = ()
 
 _MAX_SHOWN = 90  # characters of client input in one message, twice at most
 
-_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[0-9a-z._~-]+)(?::([0-9]{0,5}))?")
+_HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[0-9a-z._~-]{1,255})(?::([0-9]{0,5}))?")
 _ORIGIN = re.compile(r"([a-z][0-9a-z+.-]*)://(\[[0-9a-f:.]+\]|[0-9a-z._~-]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # Names and addresses nobody owns (RFC 2606, 5737, 3849): a list that has them has everything.

@@ -228,6 +228,17 @@ def test_accepted_paths_must_stay_where_they_are_accepted(path: str, passes: boo
 
 
 @pytest.mark.parametrize(
+    "end", ["", "/", "%2F", "#", "#/x", "%23", "%3Fx", "%253F/x", ";v=1", "%00", "/.", "%20/"]
+)
+def test_a_rejected_end_is_rejected_however_it_goes_on(end: str) -> None:
+    """An expression that ends in `$` stands for a resource, which the API server also serves with a slash."""
+    policy = Policy.compile(reject_paths="/secrets$")
+
+    assert policy.check_request("GET", "/api/v1/namespaces/dev/secrets" + end) is not None
+    assert policy.check_request("GET", "/api/v1/namespaces/dev/secrets/mine" + end) is None
+
+
+@pytest.mark.parametrize(
     "path", ["/%2e%2e/c-2/api", "/..%2Fc-2", "/api/..;/../c-2", "/api/%252e%252e/..%5C", APP + "/.." * 8]
 )
 def test_no_path_leads_above_the_root(path: str) -> None:
@@ -442,6 +453,8 @@ def test_other_hosts_are_refused(host: str | None) -> None:
         ("^.*$", "", False),
         ("^.*$", "a b", False),
         ("^.*$", "u@h", False),
+        ("^.*$", "a" * 255, True),
+        ("^.*$", "a" * 256, False),
         ("^::1$", "[::1]:8001", True),
         ("", "localhost", False),
         ("", None, False),

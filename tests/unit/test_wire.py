@@ -49,6 +49,7 @@ def test_a_request_head_keeps_its_lines_as_they_came() -> None:
         ((b"GET  / HTTP/1.1", b"Host: a"), 400, "request line"),
         ((b"GET /", b"Host: a"), 400, "request line"),
         ((b"G@T / HTTP/1.1", b"Host: a"), 400, "method"),
+        ((b"G" * 65 + b" / HTTP/1.1", b"Host: a"), 501, "longer than 64"),
         ((b"GET /\t HTTP/1.1", b"Host: a"), 400, "target"),
         ((b"GET relative HTTP/1.1", b"Host: a"), 400, "starts with"),
         ((b"GET * HTTP/1.1", b"Host: a"), 400, "starts with"),
@@ -112,10 +113,16 @@ def test_keep_alive_follows_version_and_connection(
         ((b"Connection: upgraded", b"Upgrade: websocket"), False),
         ((b"Connection: Upgrade",), False),
         ((b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c"), False),
+        ((b"Connection: Upgrade", b"Upgrade: websocket, H2C"), False),
+        ((b"Connection: Upgrade", b"Upgrade: h2c", b"Upgrade: websocket"), False),
+        ((b"Connection: Upgrade", b"Upgrade: h2c,"), False),
+        ((b"Connection: Upgrade", b"Upgrade: HTTP/2.0"), False),
+        ((b"Connection: Upgrade", b"Upgrade: TLS/1.2, HTTP/1.1"), False),
+        ((b"Connection: Upgrade", b"Upgrade: ,"), False),
     ],
 )
 def test_an_upgrade_is_named_in_connection(lines: tuple[bytes, ...], is_upgrade: bool) -> None:
-    """Upgrade counts only beside `Connection: upgrade`; h2c is a wish that may be ignored."""
+    """Upgrade counts only beside `Connection: upgrade`, and where it does not lead to HTTP again."""
     assert request(b"GET / HTTP/1.1", b"Host: a", *lines).is_upgrade is is_upgrade
 
 

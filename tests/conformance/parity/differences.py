@@ -63,7 +63,7 @@ DIFFERENCES: dict[str, str] = {
     HEAD_LIMIT: "A field may have 64 KB, a head 256 KB; kubectl takes 1 MiB in all.",
     EXTRA_FIELDS: "An empty X-Forwarded-For is dropped, an empty Accept-Encoding stays as it is.",
     NO_SNIFFING: "An answer without Content-Type gets none; Go guesses one.",
-    H2C: "Upgrade: h2c is ignored; kubectl answers 500.",
+    H2C: "An upgrade to HTTP again, such as h2c, is ignored; kubectl answers 500.",
     NOT_UPGRADED: "Connection: Upgrade without an Upgrade field, or a word that only contains it, is none.",
     HALF_CLOSE: "A client that half-closed still gets its answer; kubectl cancels the request.",
     UPLOAD_TRAILERS: "Trailers of an upload are passed on; kubectl announces them and drops them.",

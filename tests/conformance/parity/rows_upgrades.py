@@ -269,6 +269,18 @@ ROWS = [
         differs=differs.H2C,
     ),
     Row(
+        id="upgrade-h2c-among-others",
+        why="Requests inside of such a tunnel would pass no filter, whoever agrees to it.",
+        send=get("/api", "Connection: Upgrade", "Upgrade: websocket, h2c"),
+        sees=Sees(
+            answers=(Answer(status=500),),
+            requests=(Forwarded(has={"Upgrade": "websocket, h2c"}),),
+            end="either",
+        ),
+        kproxy=passes(has={"Upgrade": None}),
+        differs=differs.H2C,
+    ),
+    Row(
         id="upgrade-without-protocol",
         why="To nothing is no upgrade.",
         send=get("/api", "Connection: Upgrade"),
