@@ -12,6 +12,7 @@ from tests.conformance.conftest import Gateway, big_answer
 from tests.support import proc
 from tests.support.answers import BLOCK, big, big_sha256, chunk, head
 from tests.support.client import request_bytes
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.upstream import Connection, Request
 
 SIZE = 40_000_000
@@ -93,7 +94,7 @@ async def test_an_api_server_that_stalls_stops_the_upload(gateway: Gateway, fram
         assert await stands_still(gateway, sent) < IN_FLIGHT_BYTES
         assert not uploading.done()
         go_on.set()
-        await asyncio.wait_for(uploading, 20)
+        await asyncio.wait_for(uploading, LAST_RESORT_SECONDS)
     finally:
         uploading.cancel()
     assert (await client.read_response()).status == 200

@@ -190,7 +190,7 @@ async def load(world: World, stop: asyncio.Event) -> None:
     """Requests one after the other, some with a body; a new connection for every tenth."""
     number = 0
     while not stop.is_set():
-        client = await RawClient.connect(world.program.address, timeout=20)
+        client = await RawClient.connect(world.program.address)
         try:
             for _ in range(10):
                 number += 1

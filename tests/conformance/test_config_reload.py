@@ -17,6 +17,7 @@ from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_us
 from tests.support.client import RawClient
 from tests.support.exec_plugin import Plugin
 from tests.support.notice import NOTICED_SECONDS, hung_up, noticed
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import Program
 from tests.support.secrets import plant
 
@@ -310,7 +311,7 @@ async def test_the_log_can_be_turned_up_and_down(program: Program, config: Confi
 
 async def until_status(program: Program, wanted: int, target: str) -> None:
     """For changes that no line tells of."""
-    async with asyncio.timeout(NOTICED_SECONDS):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         while await status(program, target) != wanted:
             await asyncio.sleep(0.02)
 
@@ -320,10 +321,11 @@ async def test_the_grace_period_is_the_one_of_the_end(
 ) -> None:
     """Not the one of the start."""
     a.gate = asyncio.Event()
+    await reloaded(program, lambda: config.set(grace_period="1h"))
     await reloaded(program, lambda: config.set(grace_period="0.05s"))
     asking = asyncio.create_task(ask(program))
     await a.wait_for_requests(1)
-    assert await program.stopped(timeout=5) == 0
+    assert await program.stopped() == 0
     (line,) = program.log_events("server.draining")
     assert line["grace_period_seconds"] == 0.05
     a.gate.set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 
 import pytest
 
@@ -22,6 +21,7 @@ from tests.support.answers import (
     sequence,
 )
 from tests.support.client import RawClient, Response, request_bytes
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.upstream import Connection, Request
 
 CHUNKED = [("Transfer-Encoding", "chunked")]
@@ -292,7 +292,7 @@ async def test_an_early_answer_to_an_upload_arrives(gateway: Gateway, framing: s
     assert (response.status, bytes(response.body.data)) == (status, body)
     assert response.value("Connection") == "close"
     await client.send(chunk(b"more") if framing == "chunked" else b"more")
-    await asyncio.wait_for(request.connection.ended.wait(), 1)
+    await asyncio.wait_for(request.connection.ended.wait(), LAST_RESORT_SECONDS)
     assert await client.read_to_end() == b""
     assert client.end == "eof"
 
@@ -405,7 +405,7 @@ async def test_bytes_behind_an_answer_never_become_the_next_one(
     client = await gateway.connect()
     assert (await client.request("GET", "/1")).text == "{}"
     first = gateway.upstream.connections[0]
-    await asyncio.wait_for(first.ended.wait(), 1)
+    await asyncio.wait_for(first.ended.wait(), LAST_RESORT_SECONDS)
     gateway.answers(target_echo)
     assert (await client.request("GET", "/2")).text == "/2"
 
@@ -427,9 +427,7 @@ async def test_a_watch_does_not_hold_up_a_get(gateway: Gateway) -> None:
         client = await gateway.connect()
         await client.send(request_bytes("GET", "/watch?watch=true"))
     await gateway.upstream.wait_for_requests(50)
-    started_at = time.monotonic()
     assert (await gateway.request(target="/quick")).text == "/quick"
-    assert time.monotonic() - started_at < 1
 
 
 async def test_an_upload_is_echoed_whatever_its_packets(gateway: Gateway) -> None:

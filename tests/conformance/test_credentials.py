@@ -23,6 +23,7 @@ from kproxy.tls import client_context
 from tests.support.clock import Clock
 from tests.support.exec_plugin import V1, Plugin, timestamp
 from tests.support.oidc_issuer import OidcIssuer, jwt
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.secrets import plant
 
@@ -570,7 +571,7 @@ async def test_a_plugin_with_certificates_makes_new_identities(tmp_path: Path) -
         answer("bob", "t3", {})
         clock.pass_seconds(3500)
         assert source.current() is second, "the renewal goes on in the background"
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while source.current() is second:
                 await asyncio.sleep(0.005)
         third = await source.get()

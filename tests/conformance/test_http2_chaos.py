@@ -17,6 +17,7 @@ from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import JSON, answer
 from tests.support.http2_frames import INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS
 from tests.support.http2_server import Http2Connection, Stream
+from tests.support.patience import LAST_RESORT_SECONDS
 
 SEEDS = [1, 2]
 CLIENTS = 12
@@ -166,7 +167,7 @@ async def test_a_server_at_its_worst(http2_gateway: Http2Gateway, seed: int) -> 
     server = await http2_gateway.replace_upstream(allows_errors=True)
     http2_gateway.streams_for(worst)
     loads = [Load(http2_gateway, number, random.Random(seed * 100 + number)) for number in range(CLIENTS)]
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await asyncio.gather(*(load.run() for load in loads))
     outcomes = sum((load.outcomes for load in loads), Counter[str]())
     twice = [target for target, times in worst.done.items() if times > 1]

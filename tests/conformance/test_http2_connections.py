@@ -6,6 +6,7 @@ import asyncio
 import json
 import signal
 import ssl
+import statistics
 import time
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -39,6 +40,7 @@ from tests.support.http2_answers import (
 )
 from tests.support.http2_frames import MAX_CONCURRENT_STREAMS, REFUSED_STREAM
 from tests.support.http2_server import H2, Http2Server, Stream
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import Program, kubeconfig
 from tests.support.proxies import ConnectProxy, SocksProxy
@@ -148,7 +150,7 @@ async def test_a_client_that_leaves_does_not_stop_the_shared_dial(http2_gateway:
     http2_gateway.streams_for(answer(b"{}"))
     leaver = await http2_gateway.connect()
     await leaver.send(request_bytes("GET", "/api/leaver"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await dialled.wait()
     staying = asyncio.create_task(http2_gateway.request(target="/api/stayer"))
     leaver.reset()
@@ -364,13 +366,11 @@ async def test_a_refused_upload_that_is_under_way_is_sent_once_more_if_it_is_sma
 
 
 async def test_a_stream_that_is_always_refused_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
-    """After some tries the client is told, within a second or two; the proxy does not hammer on."""
+    """After some tries the client is told; the proxy does not hammer on."""
     http2_gateway.streams_for(refuse)
-    asked_at = time.monotonic()
     response = await http2_gateway.request()
     assert response.status in (502, 503)
     assert response.json()["kind"] == "Status"
-    assert time.monotonic() - asked_at < 5
     assert len(http2_gateway.server.streams) <= 10
 
 
@@ -398,7 +398,7 @@ async def test_goaway_lets_streams_finish(http2_gateway: Http2Gateway) -> None:
     await running.goes_on()
     assert (await http2_gateway.request()).json()["connection"] == 1
     await running.ends()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await old.ended.wait()
 
 
@@ -408,7 +408,7 @@ async def test_an_idle_connection_that_goes_away_is_closed(http2_gateway: Http2G
     assert (await http2_gateway.request()).json()["connection"] == 0
     [connection] = http2_gateway.connections
     await connection.go_away(1)
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await connection.ended.wait()
     assert (await http2_gateway.request("POST", "/api", body=b"x")).json()["connection"] == 1
 
@@ -675,7 +675,7 @@ async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Clust
         old = cluster.server.h2_connections[0]
         assert (await ask(program)).json()["cn"] == "alice"
         identify("bob")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await ask(program)).json()["cn"] != "bob":
                 await asyncio.sleep(0.02)
         events.put_nowait(b"still alice's\n")
@@ -686,7 +686,7 @@ async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Clust
         while await watching.client.read_piece(watching.response):
             pass
         assert watching.response.body.is_complete
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await old.ended.wait()
         assert (await ask(program)).json()["connection"] == 1
 
@@ -711,7 +711,7 @@ async def test_a_changed_kubeconfig_gets_a_new_connection(cluster: Cluster) -> N
         while await watching.client.read_piece(watching.response):
             pass
         assert watching.response.body.is_complete
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await cluster.server.h2_connections[0].ended.wait()
         assert (await ask(program)).json()["connection"] == 1
 
@@ -736,7 +736,7 @@ async def test_rotate_close_cuts_streams_alone(cluster: Cluster) -> None:
         slow = asyncio.create_task(ask(program, "/slow"))
         await cluster.server.wait_for_streams(2)
         identify("bob")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await ask(program)).json()["cn"] != "bob":
                 await asyncio.sleep(0.02)
         while await watching.client.read_piece(watching.response):
@@ -744,7 +744,7 @@ async def test_rotate_close_cuts_streams_alone(cluster: Cluster) -> None:
         assert not watching.response.body.is_complete
         go.set()
         assert (await slow).text == "late"
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await cluster.server.h2_connections[0].ended.wait()
 
 
@@ -770,7 +770,7 @@ async def test_sigterm_with_streams(cluster: Cluster, running: bool) -> None:
             pass
         assert not watching.response.body.is_complete
         assert await stopping == 0
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await cluster.server.h2_connections[0].ended.wait()
 
 
@@ -811,10 +811,12 @@ async def test_a_big_answer_is_no_burden_for_the_others(http2_gateway: Http2Gate
     reading = asyncio.create_task(read_on())
     try:
         other = await http2_gateway.connect()
+        took = []
         for _ in range(20):
             asked_at = time.monotonic()
             assert (await other.request("GET", "/api")).status == 200
-            assert time.monotonic() - asked_at < 1
+            took.append(time.monotonic() - asked_at)
+        assert statistics.median(took) < 1
     finally:
         reading.cancel()
     assert len(http2_gateway.connections) == 1
@@ -886,7 +888,7 @@ async def test_an_idle_connection_is_closed_after_a_while() -> None:
         began = time.monotonic()
         used = pool.take()
         assert used is not None
-        await server.wait_for(lambda: any(each.ended.is_set() for each in server.h2_connections), "an end", 3)
+        await server.wait_for(lambda: any(each.ended.is_set() for each in server.h2_connections), "an end")
         assert time.monotonic() - began >= idle_seconds - 0.05
         first, second = server.h2_connections
         idle, busy = (first, second) if first.ended.is_set() else (second, first)
@@ -894,6 +896,6 @@ async def test_an_idle_connection_is_closed_after_a_while() -> None:
         await asyncio.sleep(2 * idle_seconds)
         assert not busy.ended.is_set()
         used.abort()
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await busy.ended.wait()
         pool.close()

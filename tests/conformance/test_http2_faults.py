@@ -27,6 +27,7 @@ from tests.support.http2_frames import (
     frame,
 )
 from tests.support.http2_server import Fields, Http2Connection, Stream
+from tests.support.patience import LAST_RESORT_SECONDS
 
 OK: Fields = [(":status", "200"), JSON]
 Bytes = Callable[[Stream], bytes]
@@ -191,7 +192,7 @@ async def test_what_breaks_the_connection(http2_gateway: Http2Gateway, fault: st
     _, response = await ask(http2_gateway)
     assert is_failure(response), f"{response.status} {response.text}" if response else ""
     first = http2_gateway.connections[0]
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await first.ended.wait()
     if first.goaway is not None:
         assert first.goaway[1] in codes
@@ -405,7 +406,7 @@ async def test_frames_for_a_stream_that_was_left(http2_gateway: Http2Gateway) ->
     http2_gateway.streams_for(late, "/left")
     client, stream = await http2_gateway.begin(target="/left")
     client.reset()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await stream.over.wait()
     gone.set()
     await sent.wait()

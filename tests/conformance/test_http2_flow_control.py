@@ -15,6 +15,7 @@ from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import JSON, answer, big, echo, head, raw, script, wait_until_over
 from tests.support.http2_frames import INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE
 from tests.support.http2_server import Http2Connection, Stream
+from tests.support.patience import LAST_RESORT_SECONDS
 
 SIZE = 20_000_000
 SMALL_BUFFER = 32 * 1024
@@ -96,7 +97,7 @@ async def test_a_stalled_reader_that_leaves(http2_gateway: Http2Gateway) -> None
     client, _, stream = await stall(http2_gateway, "/big")
     await sent_of(stream)
     client.reset()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await stream.over.wait()
     http2_gateway.streams_for(answer(b"{}"))
     assert (await http2_gateway.request()).status == 200
@@ -115,7 +116,7 @@ async def test_a_server_that_ignores_the_window_is_cut_off(http2_gateway: Http2G
     http2_gateway.streams_for(script(head(200, JSON), pour), "/flood")
     before = http2_gateway.program.rss_bytes()
     client, response, stream = await stall(http2_gateway, "/flood")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await stream.over.wait()
     assert http2_gateway.program.rss_bytes() - before < GROWTH_BYTES
     await digest(client, response)
@@ -212,7 +213,7 @@ async def test_a_stalled_upload_whose_client_leaves(http2_gateway: Http2Gateway)
     await stands_still(upload.sent)
     upload.task.cancel()
     client.reset()
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await stream.over.wait()
     assert not stream.body.is_complete
     http2_gateway.streams_for(answer(b"{}"))

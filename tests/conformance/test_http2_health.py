@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -28,13 +29,13 @@ from tests.support.http2_answers import (
 )
 from tests.support.http2_frames import PING
 from tests.support.http2_server import H2, Http2Server, Stream
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import Program, kubeconfig
 
 WATCH = "/api/v1/pods?watch=true"
 PROGRAM_ENV = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "1", "HTTP2_PING_TIMEOUT_SECONDS": "1"}
 PATIENCE_SECONDS = 2.0
-SLACK_SECONDS = 1.5
 
 
 async def test_a_dead_connection_cuts_its_watch(http2_gateway: Http2Gateway) -> None:
@@ -48,7 +49,7 @@ async def test_a_dead_connection_cuts_its_watch(http2_gateway: Http2Gateway) -> 
     assert await client.read_piece(response) == b""
     passed = time.monotonic() - began
     assert not response.body.is_complete
-    assert 0.8 < passed < PATIENCE_SECONDS + SLACK_SECONDS
+    assert passed > 0.8
     assert stream.connection.seen(PING)
     http2_gateway.server.holds = set()
     http2_gateway.streams_for(echo())
@@ -74,7 +75,7 @@ async def test_a_dead_idle_connection_is_not_used_again(http2_gateway: Http2Gate
     http2_gateway.server.holds = {PING}
     http2_gateway.streams_for(echo())
     assert (await http2_gateway.request()).json()["connection"] == 0
-    async with asyncio.timeout(PATIENCE_SECONDS + SLACK_SECONDS):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await http2_gateway.connections[0].ended.wait()
     assert (await http2_gateway.request("POST", "/api", body=b"x")).json()["connection"] == 1
 
@@ -89,7 +90,8 @@ async def test_the_first_request_after_a_rest_finds_out(http2_gateway: Http2Gate
     await asyncio.sleep(0.3)  # the rest: over a sixth of the second after which PING comes by itself
     asked = asyncio.ensure_future(http2_gateway.request())
     _, stream = await http2_gateway.server.wait_for_streams(2)
-    await http2_gateway.server.wait_for(lambda: stream.connection.seen(PING), "a PING", 0.5)
+    await http2_gateway.server.wait_for(lambda: stream.connection.seen(PING), "a PING")
+    assert stream.connection.pinged_at[0] - stream.received_at < 0.5
     assert (await asked).json()["connection"] == 1
 
 
@@ -100,7 +102,7 @@ async def test_a_quiet_watch_lives_on(http2_gateway: Http2Gateway) -> None:
     client, stream = await http2_gateway.begin(target=WATCH)
     response = await client.read_head()
     connection = stream.connection
-    await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) >= 3, "three PINGs", 8)
+    await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) >= 3, "three PINGs")
     events.put_nowait(b"at last\n")
     await client.read_until(response, b"at last\n")
     assert not connection.ended.is_set()
@@ -113,11 +115,15 @@ async def test_events_are_signs_of_life(http2_gateway: Http2Gateway) -> None:
     http2_gateway.streams_for(watch(events))
     client, stream = await http2_gateway.begin(target=WATCH)
     response = await client.read_head()
-    for number in range(10):
+    heard_at = [stream.received_at]
+    for number in range(25):
         events.put_nowait(b"event %d\n" % number)
         await client.read_until(response, b"event %d\n" % number)
-        await asyncio.sleep(0.25)
-    assert not stream.connection.seen(PING)
+        heard_at.append(time.monotonic())
+        await asyncio.sleep(0.1)
+    heard_at.append(time.monotonic())
+    silence = max(later - earlier for earlier, later in pairwise(heard_at))
+    assert silence > 1 or not stream.connection.seen(PING), "a busy machine may make it silent itself"
 
 
 async def test_a_reader_that_stalls_is_no_dead_connection(http2_gateway: Http2Gateway) -> None:
@@ -127,7 +133,7 @@ async def test_a_reader_that_stalls_is_no_dead_connection(http2_gateway: Http2Ga
     client, stream = await http2_gateway.begin(receive_buffer_bytes=32 * 1024)
     response = await client.read_head()
     connection = stream.connection
-    await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) >= 2, "two PINGs", 8)
+    await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) >= 2, "two PINGs")
     while await client.read_piece(response):
         pass
     assert (response.body.size, response.body.is_complete) == (size, True)
@@ -207,9 +213,9 @@ async def test_an_answer_is_not_cut_by_a_ping_in_time(http2_gateway: Http2Gatewa
     http2_gateway.streams_for(answer(b"{}"))
     assert (await http2_gateway.request()).status == 200
     [connection] = http2_gateway.connections
-    await http2_gateway.server.wait_for(lambda: bool(connection.seen(PING)), "a PING", 4)
+    await http2_gateway.server.wait_for(lambda: bool(connection.seen(PING)), "a PING")
     await asyncio.sleep(0.5)
     await connection.release()
-    await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) > 1, "the next PING", 4)
+    await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) > 1, "the next PING")
     assert (await http2_gateway.request()).status == 200
     assert len(http2_gateway.connections) == 1

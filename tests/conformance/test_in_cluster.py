@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, seen_by
-from tests.support.notice import NOTICED_SECONDS, noticed
+from tests.support.notice import noticed
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.pod import in_pod
 from tests.support.program import Program
@@ -79,7 +80,7 @@ async def test_a_renewed_token_is_picked_up(
         await watch.first_event()
         token = plant("token")
         account.project(token, server.ca.pem)
-        async with asyncio.timeout(NOTICED_SECONDS):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await seen_by(program))["authorization"] != f"Bearer {token}":
                 await asyncio.sleep(0.02)
         await server.tick("going on")

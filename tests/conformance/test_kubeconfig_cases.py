@@ -445,7 +445,7 @@ def _take_step(step: dict[str, Any], port: int, directory: Path) -> list[Answer]
 
 
 def _request(step: dict[str, Any], port: int) -> Answer:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         headers = step.get("headers", [])
         has_host = any(name.lower() == "host" for name, _ in headers)

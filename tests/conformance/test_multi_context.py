@@ -36,7 +36,6 @@ WEBSOCKET = [
     ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
 ]
 POD = "/api/v1/namespaces/n/pods/p"
-RELOAD_SECONDS = 3.0
 
 
 def origin_of(name: str) -> str:

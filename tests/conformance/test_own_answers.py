@@ -12,6 +12,7 @@ from kproxy.errors import Denied
 from kproxy.pages import Answered, Handler
 from tests.support.client import RawClient, Response
 from tests.support.page_server import PageServer
+from tests.support.patience import LAST_RESORT_SECONDS
 
 KEEP_ALIVE = b"Connection: keep-alive\r\n"
 
@@ -179,10 +180,10 @@ async def test_a_client_that_goes_wakes_a_writer_that_waits_for_it() -> None:
         async with await RawClient.connect(server.address) as client:
             await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
             await client.read_head()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(LAST_RESORT_SECONDS):
                 await server.connections[0].paused.wait()
             client.reset()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await server.connections[0].ended.wait()
         assert isinstance(server.failed[0], ConnectionError)
 
@@ -203,7 +204,7 @@ async def test_a_client_that_asks_on_without_reading_is_not_answered_on() -> Non
     ):
         assert (await client.request("GET", "/")).status == 200
         await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 2000)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await server.connections[0].paused.wait()
         for _ in range(20):
             assert (await other.request("GET", "/")).status == 200

@@ -35,6 +35,7 @@ from tests.support.answers import (
 )
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.exec_plugin import V1, Plugin
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
 
@@ -55,7 +56,7 @@ class House:
 
     async def connect(self, address: tuple[str, int] | str | None = None) -> RawClient:
         return await self._owned.enter_async_context(
-            await RawClient.connect(address or self.program.address, timeout=15)
+            await RawClient.connect(address or self.program.address)
         )
 
     async def get(
@@ -95,7 +96,7 @@ class House:
 
     async def until(self, condition: Callable[[], Awaitable[bool]], what: str) -> None:
         """Wait for a fact that nothing announces."""
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + LAST_RESORT_SECONDS
         while not await condition():
             assert time.monotonic() < deadline, what
             await asyncio.sleep(0.01)
@@ -398,9 +399,9 @@ async def test_an_api_server_that_hangs_is_not_waited_for_for_ever(house: House)
     assert (await house.get("/api")).status == 200
     response = await probe
     assert (response.status, f"no answer within {PATIENCE_SECONDS:g} s" in response.text) == (503, True)
-    assert PATIENCE_SECONDS - 0.5 < time.monotonic() - began < PATIENCE_SECONDS + 3
+    assert time.monotonic() - began > PATIENCE_SECONDS - 0.5
     [request] = [each for each in house.upstream.requests if each.target == "/readyz"]
-    await asyncio.wait_for(request.connection.ended.wait(), 5)
+    await asyncio.wait_for(request.connection.ended.wait(), LAST_RESORT_SECONDS)
 
 
 async def test_readiness_asks_for_a_credential_and_status_does_not(build: Build, tmp_path: Path) -> None:
@@ -435,7 +436,7 @@ async def test_a_plugin_that_fails_is_why_it_is_not_ready(build: Build, tmp_path
 
 async def test_after_sigterm_it_is_alive_and_not_ready(build: Build) -> None:
     """For --shutdown-delay all is served as before, so that a load balancer can notice; then it ends."""
-    house = await build("--shutdown-delay=60s")
+    house = await build("--shutdown-delay=1h")
     client = await house.connect()
     assert (await client.request("GET", "/-/readyz")).status == 200
     house.program.send_signal(signal.SIGTERM)
@@ -445,21 +446,17 @@ async def test_after_sigterm_it_is_alive_and_not_ready(build: Build) -> None:
     assert (await house.get("/-/healthz")).status == 200, "new connections are taken"
     assert (await house.get("/api")).status == 200
     assert (await house.status())["is_draining"] is True
-    began = time.monotonic()
     assert await house.program.stopped(signal.SIGTERM) == 0, "a second signal skips the wait"
-    assert time.monotonic() - began < 5
 
 
 async def test_a_check_under_way_does_not_hold_up_the_end(house: House) -> None:
     """Who waits for it learns at once that kproxy is shutting down."""
     house.upstream.responder = never_answer()
     probe = await house.start("/-/readyz")
-    began = time.monotonic()
     house.program.send_signal(signal.SIGTERM)
     response = await probe.read_response()
     assert (response.status, "it is shutting down" in response.text) == (503, True)
     assert await asyncio.to_thread(house.program.wait) == 0
-    assert time.monotonic() - began < 3
 
 
 # -- status, contexts, metrics --

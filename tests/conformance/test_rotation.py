@@ -17,7 +17,8 @@ import pytest
 
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, seen_by
 from tests.support.exec_plugin import Plugin, timestamp
-from tests.support.notice import NOTICED_SECONDS, RELOAD_FAILED, noticed
+from tests.support.notice import RELOAD_FAILED, noticed
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import Program
 
@@ -66,7 +67,7 @@ async def files(server: ApiServer, tmp_path: Path) -> Files:
 
 async def seen_as(program: Program, name: str) -> None:
     """Ask until the API server takes us for `name`; every request on the way there succeeds."""
-    async with asyncio.timeout(NOTICED_SECONDS):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         while (await seen_by(program))["cn"] != name:
             await asyncio.sleep(0.02)
 
@@ -83,7 +84,7 @@ async def test_a_renewed_client_certificate_is_used(files: Files) -> None:
             idle = files.server.connections[-1]
             files.identify("bob")
             await seen_as(program, "bob")
-            await asyncio.wait_for(idle.ended.wait(), 2)
+            await asyncio.wait_for(idle.ended.wait(), LAST_RESORT_SECONDS)
             await files.server.tick("still alice's")
             await watch.expects("still alice's")
             await tunnel.echoes(b"and this")
@@ -112,7 +113,7 @@ async def test_half_a_pair_leaves_the_old_one(files: Files) -> None:
         certificate, key = files.server.ca.issue("bob", client=True)
         replace_file(files.certificate, certificate)
         told = "credential.reload_failed"
-        async with asyncio.timeout(NOTICED_SECONDS):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while not program.log_events(told):
                 assert (await seen_by(program))["cn"] == "alice"
                 await asyncio.sleep(0.02)
@@ -138,7 +139,7 @@ async def test_files_that_vanish_leave_the_old_pair(files: Files) -> None:
         await seen_as(program, "alice")
         files.certificate.unlink()
         files.key.unlink()
-        async with asyncio.timeout(NOTICED_SECONDS):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while not program.log_events("credential.reload_failed"):
                 await seen_by(program)
                 await asyncio.sleep(0.02)
@@ -280,7 +281,7 @@ async def test_a_plugins_new_certificate_is_used(server: ApiServer, tmp_path: Pa
     async with Program(kubeconfig=issuing.config.path) as program, Stream(program) as watch:
         assert (await watch.first_event())["cn"] == "alice"
         issuing.identify("bob", expirationTimestamp=timestamp(time.time() + 3600))
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await seen_by(program))["cn"] != "bob":
                 await asyncio.sleep(0.02)
         await server.tick("alice's")

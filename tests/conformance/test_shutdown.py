@@ -15,13 +15,15 @@ import pytest
 from tests.conformance.conftest import Pki
 from tests.support.answers import Step, answer, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import Program, kubeconfig
 from tests.support.upstream import ByteUpstream
 
 WATCH = script(head(200, [("Transfer-Encoding", "chunked")]), chunk(b"{}\n"), Step.WAIT_FOR_END)
 EXEC = "/api/v1/namespaces/ns/pods/p/exec?command=sh"
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]
-GRACE_SECONDS = 5.0
+FOR_EVER = "1h"
+"""A grace period that no test waits for."""
 
 
 class House:
@@ -47,7 +49,12 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path, pki: Pki) -> AsyncIterator[House]:
+def grace_period() -> str:
+    return FOR_EVER
+
+
+@pytest.fixture
+async def house(tmp_path: Path, pki: Pki, grace_period: str) -> AsyncIterator[House]:
     async with AsyncExitStack() as owned:
         upstream = await owned.enter_async_context(ByteUpstream(tls=pki.server_context))
         config = kubeconfig(
@@ -58,7 +65,7 @@ async def house(tmp_path: Path, pki: Pki) -> AsyncIterator[House]:
         program = await owned.enter_async_context(
             Program(
                 "--reject-paths=",
-                f"--grace-period={GRACE_SECONDS:g}s",
+                f"--grace-period={grace_period}",
                 kubeconfig=config,
                 env={"TMPDIR": str(folder)},
             )
@@ -82,13 +89,12 @@ async def test_watches_and_a_tunnel_do_not_hold_up_the_end(house: House, number:
     assert await house.program.stopped(number) == 0
     took = time.monotonic() - started_at
     print(f"50 watches and an exec: ended in {took:.2f} s")
-    assert took < GRACE_SECONDS
     for client in (*watches, shell):
         # No last chunk: a watch that was cut must not look ended by the API server.
         assert b"0\r\n\r\n" not in await client.read_to_end()
         assert client.end in ("eof", "reset")
     for connection in house.upstream.connections:
-        await asyncio.wait_for(connection.ended.wait(), 1)
+        await asyncio.wait_for(connection.ended.wait(), LAST_RESORT_SECONDS)
     assert os.listdir(house.folder) == []
 
 
@@ -128,7 +134,7 @@ async def refuses_connections(house: House) -> None:
             (await RawClient.connect(house.program.address)).reset()
 
     with pytest.raises(ConnectionRefusedError):
-        await asyncio.wait_for(connect_again_and_again(), 1)
+        await asyncio.wait_for(connect_again_and_again(), LAST_RESORT_SECONDS)
 
 
 async def test_nothing_new_is_taken_while_draining(house: House) -> None:
@@ -152,9 +158,7 @@ async def test_idle_connections_end_at_once(house: House) -> None:
     house.upstream.responder = answer(b"{}")
     client = await house.connect()
     assert (await client.request("GET", "/api")).status == 200
-    started_at = time.monotonic()
     assert await house.program.stopped() == 0
-    assert time.monotonic() - started_at < 2
     assert await client.read_to_end() == b""
     assert client.end == "eof"
 
@@ -165,21 +169,19 @@ async def test_a_second_signal_ends_at_once(house: House) -> None:
     client = await house.start("/api")
     house.program.send_signal(signal.SIGINT)
     await house.program.output("server.draining")
-    started_at = time.monotonic()
     assert await house.program.stopped(signal.SIGINT) == 0
-    assert time.monotonic() - started_at < 1
     assert await client.read_to_end() == b""
     assert os.listdir(house.folder) == []
 
 
-@pytest.mark.slow
+@pytest.mark.parametrize("grace_period", ["1s"])
 async def test_the_grace_period_ends(house: House) -> None:
     """A request that never ends gets so long and no longer; the exit code is still 0."""
     house.upstream.responder = never_answer()
     client = await house.start("/api")
     started_at = time.monotonic()
     assert await house.program.stopped() == 0
-    assert GRACE_SECONDS - 0.5 < time.monotonic() - started_at < GRACE_SECONDS + 2
+    assert time.monotonic() - started_at > 0.9
     assert await client.read_to_end() == b""
 
 
@@ -205,4 +207,4 @@ async def test_an_end_during_a_dial_leaves_nothing(house: House, pki: Pki) -> No
         house.program.send_signal(signal.SIGTERM)
         await house.program.output("server.draining")
         assert await house.program.stopped() == 0
-        await asyncio.wait_for(silent.connections[0].ended.wait(), 1)
+        await asyncio.wait_for(silent.connections[0].ended.wait(), LAST_RESORT_SECONDS)

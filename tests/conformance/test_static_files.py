@@ -14,6 +14,7 @@ import pytest
 from kproxy.pages import PIECE_BYTES, StaticFiles
 from tests.support.client import RawClient, Response
 from tests.support.page_server import PageServer
+from tests.support.patience import LAST_RESORT_SECONDS
 
 MODIFIED_AT = 1_000_000_000
 MODIFIED = "Sun, 09 Sep 2001 01:46:40 GMT"
@@ -455,7 +456,7 @@ async def test_a_special_file_is_never_opened(root: Path, follow_symlinks: bool)
     # Had anybody opened it and gone, the writer would have died of SIGPIPE or have lost its line.
     reader = os.open(root / "fifo.txt", os.O_RDWR | os.O_NONBLOCK)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             assert await writer.wait() == 0
         assert os.read(reader, 10) == b"x\n"
     finally:
@@ -482,7 +483,7 @@ async def stall(server: PageServer, client: RawClient) -> Response:
     """Ask for the big file and read none of it until the server has to wait."""
     await client.send(b"GET /static/big.bin HTTP/1.1\r\nHost: x\r\n\r\n")
     response = await client.read_head()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await server.connections[0].paused.wait()
     return response
 
@@ -524,7 +525,7 @@ async def test_a_file_is_closed_when_its_answer_ends_early(
             client.reset()
         else:
             server.connections[0].cancel()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await server.connections[0].ended.wait()
         assert descriptors_of(big) == 0
     assert isinstance(server.failed[0], ConnectionError if ends_by == "reset" else asyncio.CancelledError)

@@ -23,7 +23,7 @@ from kproxy.listeners.servertls import Certificates
 from kproxy.listening import ListenerConfig
 from tests.support.answers import Step, big, big_sha256, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes
-from tests.support.patience import until
+from tests.support.patience import LAST_RESORT_SECONDS, until
 from tests.support.pki import CA
 from tests.support.program import Program, ended
 from tests.support.upstream import ByteUpstream
@@ -134,7 +134,7 @@ async def test_a_client_that_leaves_ends_its_request(
     await client.send(request_bytes("GET", "/api"))
     [request] = await upstream.wait_for_requests(1)
     getattr(client.channel, how)()
-    await asyncio.wait_for(request.connection.ended.wait(), 2)
+    await asyncio.wait_for(request.connection.ended.wait(), LAST_RESORT_SECONDS)
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])

@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.answers import big, big_sha256, never_answer, tunnel
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import Program, ended
 from tests.support.upstream import ByteUpstream
 
@@ -70,7 +71,7 @@ async def test_a_client_that_leaves_ends_its_request(program: Program, upstream:
     async with await RawClient.connect(program.address) as client:
         await client.send(request_bytes("GET", "/api"))
         [request] = await upstream.wait_for_requests(1)
-    await asyncio.wait_for(request.connection.ended.wait(), 1)
+    await asyncio.wait_for(request.connection.ended.wait(), LAST_RESORT_SECONDS)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

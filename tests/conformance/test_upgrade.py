@@ -11,6 +11,7 @@ import pytest
 from tests.conformance.conftest import Gateway
 from tests.support.answers import BLOCK, Step, answer, big_sha256, chunk, head, script, sequence, tunnel
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
 
@@ -135,7 +136,7 @@ async def test_a_half_close_of_the_api_server_leaves_the_clients_direction_open(
         assert (await client.read_head()).status == 101
         assert await client.read_to_end() == b"bye"
         await client.send(b"late!")
-        assert await asyncio.wait_for(rest, 5) == b"late!"
+        assert await asyncio.wait_for(rest, LAST_RESORT_SECONDS) == b"late!"
 
 
 async def test_bytes_before_the_end_of_the_api_server_arrive(gateway: Gateway) -> None:
@@ -243,7 +244,7 @@ async def test_an_ignored_upgrade_is_an_error(gateway: Gateway, status: int) -> 
     assert response.status == 502
     assert f"invalid upgrade response: status code {status}" in response.json()["message"]
     assert response.value("Proxy-Status") == "kproxy; error=http_upgrade_failed"
-    await asyncio.wait_for(request.connection.ended.wait(), 1)
+    await asyncio.wait_for(request.connection.ended.wait(), LAST_RESORT_SECONDS)
 
 
 async def test_a_101_that_nobody_asked_for_is_an_error(gateway: Gateway) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support.answers import BLOCK, head
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, seen_by
 from tests.support.client import RawClient, request_bytes
-from tests.support.patience import until
+from tests.support.patience import LAST_RESORT_SECONDS, until
 from tests.support.pki import CA
 from tests.support.program import Program
 from tests.support.proxies import ConnectProxy, SocksProxy, SocksRequest
@@ -118,7 +118,7 @@ async def test_an_upgrade_goes_through_the_proxy(route: Route, upgrade: tuple[st
         await sending
         (connection,) = route.server.connections
         assert connection.received_bytes > len(data)
-    await asyncio.wait_for(connection.ended.wait(), 5)
+    await asyncio.wait_for(connection.ended.wait(), LAST_RESORT_SECONDS)
     await until(lambda: route.proxy.open_connections == 0, "the tunnel through the proxy is closed")
 
 

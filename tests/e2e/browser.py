@@ -14,7 +14,7 @@ import aiohttp
 
 from tests.support.program import Process
 
-SECONDS = 20.0
+SECONDS = 60.0
 FLAGS = (
     "--headless",
     "--no-sandbox",

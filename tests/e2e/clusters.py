@@ -43,7 +43,7 @@ class Api:
     def request(
         self, method: str, path: str, body: Any = None, *, content_type: str = "application/json"
     ) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=START_SECONDS)
         with contextlib.closing(connection):
             content = None if body is None else json.dumps(body).encode()
             connection.request(method, path, content, {"Content-Type": content_type} if content else {})

@@ -19,7 +19,7 @@ WEBSOCKET_MINOR = 30
 """From this version on kubectl runs exec and attach over WebSocket, before it only over SPDY (KEP-4006)."""
 OPENAPI_V3_MINOR = 27
 """From this version on kubectl reads OpenAPI v3, and leaves the checking of fields to the server."""
-SECONDS = 30.0
+SECONDS = 60.0
 
 
 class Client:

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 
 from kproxy.demo import DemoCluster
+from tests.support.patience import LAST_RESORT_SECONDS
 
 DEFAULT = "/api/v1/namespaces/default"
 CONFIGMAPS = f"{DEFAULT}/configmaps"
@@ -91,14 +92,14 @@ class Events:
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.response = response
 
-    async def line(self, seconds: float = 5.0) -> bytes:
+    async def line(self, seconds: float = LAST_RESORT_SECONDS) -> bytes:
         async with asyncio.timeout(seconds):
             line = await self.response.content.readline()
         if not line:
             raise EOFError
         return line
 
-    async def next(self, seconds: float = 5.0) -> tuple[str, Any]:
+    async def next(self, seconds: float = LAST_RESORT_SECONDS) -> tuple[str, Any]:
         """Type and object of the next event; TimeoutError if none comes, EOFError at the end."""
         event = json.loads(await self.line(seconds))
         return event["type"], event["object"]

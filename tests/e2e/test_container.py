@@ -101,7 +101,7 @@ def ask_by(probe: Mapping[str, Any], port: int) -> int:
     """The exit code of an exec probe's command."""
     _, *arguments = probe["exec"]["command"]
     own = [each.replace("8001", str(port)) for each in arguments]
-    return subprocess.run([sys.executable, *own], capture_output=True, timeout=20, check=False).returncode
+    return subprocess.run([sys.executable, *own], capture_output=True, timeout=60, check=False).returncode
 
 
 async def test_the_sidecar_serves_and_its_probes_pass(account: Path, server: ApiServer) -> None:
@@ -244,7 +244,7 @@ def test_the_health_check_tells_how_it_is(tmp_path: Path) -> None:
     def check(port: int) -> int:
         environment = {**os.environ, "KPROXY_PORT": str(port)}
         done = subprocess.run(
-            [sys.executable, *command], env=environment, capture_output=True, timeout=20, check=False
+            [sys.executable, *command], env=environment, capture_output=True, timeout=60, check=False
         )
         return done.returncode
 

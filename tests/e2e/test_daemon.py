@@ -23,6 +23,7 @@ import pytest
 from tests.e2e.clusters import Cluster
 from tests.support import secrets
 from tests.support.instances import Instances, get
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import kubeconfig
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
@@ -357,17 +358,17 @@ def test_a_stop_under_load_breaks_no_answer(instances: Instances, demo: Cluster)
     with contextlib.ExitStack() as stack:
         watches = []
         for _ in range(5):
-            watch = stack.enter_context(socket.create_connection((host, int(port)), 20))
+            watch = stack.enter_context(socket.create_connection((host, int(port)), 60))
             watch.sendall(b"GET /api/v1/pods?watch=true HTTP/1.1\r\nHost: localhost\r\n\r\n")
             assert watch.recv(12) == b"HTTP/1.1 200"
             watches.append(watch)
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
             thread.start()
-        assert is_warm.wait(30)
+        assert is_warm.wait(LAST_RESORT_SECONDS)
         instances.run("stop")
         for thread in threads:
-            thread.join(20)
+            thread.join(LAST_RESORT_SECONDS)
         for watch in watches:
             with contextlib.suppress(ConnectionError):
                 while watch.recv(65536):
@@ -386,7 +387,7 @@ def test_a_stop_that_takes_too_long_tells_so_and_the_next_one_cuts(
         path = kubeconfig(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
         address = instances.start("--port=0", f"--kubeconfig={path}", "--grace-period=10m")
         host, _, port = address.rpartition(":")
-        with socket.create_connection((host, int(port)), 20) as client:
+        with socket.create_connection((host, int(port)), 60) as client:
             client.sendall(b"GET /api/v1/namespaces HTTP/1.1\r\nHost: localhost\r\n\r\n")
             upstream, _ = silent.accept()
             with upstream:
@@ -394,7 +395,7 @@ def test_a_stop_that_takes_too_long_tells_so_and_the_next_one_cuts(
                 done = instances.run("stop", "--timeout=500ms", code=1)
                 assert "kproxy stop` once more cuts them" in done.stderr
                 assert instances.status()["state"] == "stopping"
-                assert "is stopped" in instances.run("stop", "--timeout=20s").stderr
+                assert "is stopped" in instances.run("stop", "--timeout=60s").stderr
     assert instances.pids() == set()
 
 
@@ -540,7 +541,7 @@ def test_a_full_disk_stops_only_the_log(
     address = instances.start("--port=0", config)
     host, _, port = address.rpartition(":")
     filler = fill(instances.state.parent)
-    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=20)) as connection:
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
 
         def ask() -> None:
             connection.request("GET", "/n/" + "x" * 900)

@@ -36,6 +36,7 @@ from tests.e2e.demo_session import (
     open_demo,
     open_session,
 )
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 
 
@@ -574,7 +575,7 @@ async def test_it_stops_at_once_under_open_watches() -> None:
     serving = asyncio.ensure_future(serve())
     await started.wait()
     serving.cancel()
-    async with asyncio.timeout(3):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         with pytest.raises(asyncio.CancelledError):
             await serving
     assert leftovers(kept[0]) == []
@@ -605,6 +606,6 @@ def test_the_program_ends_on_a_signal(number: int) -> None:
         path = Path(lines[0][1].strip())
         assert yaml.safe_load(path.read_text())["clusters"][0]["cluster"]["server"] == lines[1][1].strip()
         program.send_signal(number)
-        assert program.wait(5) == 0
+        assert program.wait(LAST_RESORT_SECONDS) == 0
         assert program.stderr.read() == b""
     assert not path.parent.exists()

@@ -84,7 +84,7 @@ def exec_kubectl(demo: Cluster, home: Path) -> Kubectl:
 @pytest.fixture
 def pod(kubectl: Kubectl) -> str:
     kubectl("run", "box", "--image=demo/box:1")
-    kubectl("wait", "--for=condition=Ready", "pod/box", "--timeout=20s")
+    kubectl("wait", "--for=condition=Ready", "pod/box", "--timeout=60s")
     return "box"
 
 
@@ -144,7 +144,7 @@ def test_apply_creates_changes_and_leaves_alone(kubectl: Kubectl) -> None:
     assert apply("red") == [f"{kind} unchanged" for kind in kinds]
     assert apply("blue") == [f"{kinds[0]} unchanged", f"{kinds[1]} configured", f"{kinds[2]} configured"]
     assert kubectl.json("get", "configmap", "settings")["data"] == {"color": "blue"}
-    kubectl("delete", "-f", "-", "--timeout=20s", stdin=manifest("blue"))
+    kubectl("delete", "-f", "-", "--timeout=60s", stdin=manifest("blue"))
     assert "NotFound" in kubectl.fails("get", "ct", "mine")
 
 
@@ -215,11 +215,11 @@ def test_scale_wait_and_roll_out(kubectl: Kubectl) -> None:
     """Pods follow the replicas, a new image rolls out, and kubectl's waiting commands see the end of it."""
     kubectl("apply", "-f", "-", stdin=manifest("red", replicas=1))
     kubectl("scale", "deployment", "nginx", "--replicas=3")
-    kubectl("rollout", "status", "deployment/nginx", "--timeout=20s")
-    kubectl("wait", "--for=condition=Available", "deployment/nginx", "--timeout=20s")
+    kubectl("rollout", "status", "deployment/nginx", "--timeout=60s")
+    kubectl("wait", "--for=condition=Available", "deployment/nginx", "--timeout=60s")
     assert kubectl("get", "deployment", "nginx").splitlines()[1].split()[:4] == ["nginx", "3/3", "3", "3"]
     kubectl("set", "image", "deployment/nginx", "nginx=nginx:1.28")
-    kubectl("rollout", "status", "deployment/nginx", "--timeout=20s")
+    kubectl("rollout", "status", "deployment/nginx", "--timeout=60s")
     images = {
         each["spec"]["containers"][0]["image"]
         for each in kubectl.json("get", "pods")["items"]
@@ -231,7 +231,7 @@ def test_scale_wait_and_roll_out(kubectl: Kubectl) -> None:
 def test_get_watches(kubectl: Kubectl) -> None:
     """`get -w` shows a row for each change."""
     kubectl("apply", "-f", "-", stdin=manifest("red", replicas=1))
-    kubectl("rollout", "status", "deployment/nginx", "--timeout=20s")
+    kubectl("rollout", "status", "deployment/nginx", "--timeout=60s")
     with running(kubectl.start("get", "deployment", "nginx", "-w")) as lines:
         assert next(lines).split()[:2] == ["NAME", "READY"]
         assert next(lines).split()[:2] == ["nginx", "1/1"]
@@ -281,13 +281,13 @@ def test_run_attached(exec_kubectl: Kubectl) -> None:
 
 def test_deleting_pods(kubectl: Kubectl, pod: str) -> None:
     """Gracefully until it is gone, by label, and a whole namespace."""
-    kubectl("delete", "pod", pod, "--timeout=20s")
+    kubectl("delete", "pod", pod, "--timeout=60s")
     assert 'pods "box" not found' in kubectl.fails("get", "pod", pod)
     kubectl("run", "other", "--image=demo/box:1", "--labels=a=b")
-    kubectl("delete", "pods", "-l", "a=b", "--timeout=20s")
+    kubectl("delete", "pods", "-l", "a=b", "--timeout=60s")
     namespace = kubectl.command[-1].partition("=")[2]
     # It warns that namespaces are in no namespace.
-    assert kubectl.run("delete", "namespace", namespace, "--timeout=20s").returncode == 0
+    assert kubectl.run("delete", "namespace", namespace, "--timeout=60s").returncode == 0
     assert "NotFound" in kubectl.fails("get", "namespace", namespace)
 
 
@@ -361,10 +361,10 @@ def test_the_python_client(demo: Cluster, home: Path) -> None:
             core.connect_get_namespaced_pod_exec, "clock", "default", command=["sh"], stdin=True, **arguments
         )
         shell.write_stdin("echo out; echo err >&2\\n")
-        assert shell.readline_stdout(timeout=20) == "out"
-        assert shell.readline_stderr(timeout=20) == "err"
+        assert shell.readline_stdout(timeout=60) == "out"
+        assert shell.readline_stderr(timeout=60) == "err"
         shell.write_stdin("exit 3\\n")
-        shell.run_forever(timeout=20)
+        shell.run_forever(timeout=60)
         assert shell.returncode == 3, shell.returncode
 
         scale = apps.patch_namespaced_deployment_scale("cart", "shop", {"spec": {"replicas": 3}})

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 
 from tests.e2e.demo_session import DEFAULT, PODS, DemoSession, open_demo
+from tests.support.patience import LAST_RESORT_SECONDS
 
 V4, V5 = "v4.channel.k8s.io", "v5.channel.k8s.io"
 STDIN, STDOUT, STDERR, ERROR, RESIZE, CLOSE = 0, 1, 2, 3, 4, 255
@@ -36,7 +37,7 @@ class Exec:
 
     async def receive(self) -> bool:
         """Take one message; False at the end."""
-        message = await self.socket.receive(timeout=5)
+        message = await self.socket.receive(timeout=LAST_RESORT_SECONDS)
         if message.type is not aiohttp.WSMsgType.BINARY:
             return False
         self.messages += 1

@@ -8,7 +8,7 @@ import aiohttp
 
 from tests.e2e.demo_session import CONFIGMAPS, config_map, open_demo
 
-SECONDS = 5.0
+SECONDS = 60.0
 
 
 async def test_a_body_is_asked_for() -> None:

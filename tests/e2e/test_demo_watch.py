@@ -22,6 +22,7 @@ from tests.e2e.demo_session import (
     open_demo,
     open_session,
 )
+from tests.support.patience import LAST_RESORT_SECONDS
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io"
 
@@ -37,19 +38,19 @@ async def test_a_watch_begins_with_what_is_there(demo: DemoSession) -> None:
     async with demo.watch(CONFIGMAPS) as events:
         assert await events.named(1) == [("ADDED", "about-this-demo")]
         await demo.ask("POST", CONFIGMAPS, config_map("a"))
-        assert (await events.next(1))[0] == "ADDED"
+        assert (await events.next())[0] == "ADDED"
         await demo.ask("PATCH", f"{CONFIGMAPS}/a", {"data": {"x": "1"}}, Content_Type=MERGE)
-        kind, value = await events.next(1)
+        kind, value = await events.next()
         assert (kind, value["data"], value["kind"]) == ("MODIFIED", {"x": "1"}, "ConfigMap")
         gone = await demo.ask("DELETE", f"{CONFIGMAPS}/a")
-        kind, value = await events.next(1)
+        kind, value = await events.next()
         assert (kind, gone["status"], value["data"]) == ("DELETED", "Success", {"x": "1"})
 
 
 async def test_headers_come_before_the_first_event(demo: DemoSession) -> None:
     """A watch of a quiet namespace is open at once."""
     version = (await demo.get(CONFIGMAPS)).value["metadata"]["resourceVersion"]
-    async with asyncio.timeout(1), demo.watch(f"{CONFIGMAPS}?resourceVersion={version}") as events:
+    async with demo.watch(f"{CONFIGMAPS}?resourceVersion={version}") as events:
         assert events.response.headers["Transfer-Encoding"] == "chunked"
         with pytest.raises(TimeoutError):
             await events.next(0.05)
@@ -112,7 +113,7 @@ async def test_a_watch_ends_when_its_time_is_over(demo: DemoSession) -> None:
         await events.next()
         with pytest.raises(EOFError):
             await events.next()
-    assert 0.9 < time.monotonic() - started < 3
+    assert time.monotonic() - started > 0.9
 
 
 async def test_bookmarks_tell_the_version_of_a_quiet_watch() -> None:
@@ -154,14 +155,15 @@ async def test_a_web_socket_can_watch(demo: DemoSession) -> None:
     """One text message an event; closing it ends the watch."""
     url = f"{demo.cluster.url}{CONFIGMAPS}?watch=true"
     async with demo.http.ws_connect(url) as socket:
-        event = await socket.receive_json(timeout=5)
+        event = await socket.receive_json(timeout=LAST_RESORT_SECONDS)
         assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "about-this-demo")
         await demo.ask("POST", CONFIGMAPS, config_map("a"))
-        event = await socket.receive_json(timeout=1)
+        event = await socket.receive_json(timeout=LAST_RESORT_SECONDS)
         assert (event["type"], event["object"]["metadata"]["name"]) == ("ADDED", "a")
     async with demo.http.ws_connect(f"{url}&timeoutSeconds=1") as socket:
-        assert [(await socket.receive_json(timeout=5))["type"] for _ in range(2)] == ["ADDED", "ADDED"]
-        assert (await socket.receive(timeout=5)).type is aiohttp.WSMsgType.CLOSE
+        for _ in range(2):
+            assert (await socket.receive_json(timeout=LAST_RESORT_SECONDS))["type"] == "ADDED"
+        assert (await socket.receive(timeout=LAST_RESORT_SECONDS)).type is aiohttp.WSMsgType.CLOSE
 
 
 async def test_who_falls_behind_is_told_so() -> None:
@@ -188,7 +190,7 @@ async def test_a_scaled_deployment_gets_its_pods_after_a_moment(demo: DemoSessio
         seen = [await pods.next() for _ in range(3)]
         assert [kind for kind, _ in seen] == ["ADDED", "MODIFIED", "MODIFIED"]
         assert [value["status"]["phase"] for _, value in seen] == ["Pending", "Pending", "Running"]
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             ready = 0
             while ready != 3:
                 ready = (await deployments.next())[1]["status"].get("readyReplicas", 0)
@@ -205,7 +207,7 @@ async def test_a_new_template_rolls_out(demo: DemoSession) -> None:
     before = set((await demo.get(f"{PODS}?labelSelector=app%3Dhello")).names)
     patched = await demo.ask("PATCH", HELLO, restart, Content_Type=MERGE)
     path = "/apis/apps/v1/namespaces/default/deployments?fieldSelector=metadata.name%3Dhello"
-    async with demo.watch(path) as events, asyncio.timeout(5):
+    async with demo.watch(path) as events, asyncio.timeout(LAST_RESORT_SECONDS):
         while True:
             status = (await events.next())[1]["status"]
             counts = [status.get(name) for name in ("replicas", "updatedReplicas", "readyReplicas")]
@@ -256,7 +258,7 @@ async def test_a_followed_log_goes_on_until_the_pod_is_gone(demo: DemoSession) -
         numbers = [int((await lines.line()).split()[2]) for _ in range(4)]
         assert numbers == list(range(numbers[0], numbers[0] + 4))
         await demo.ask("DELETE", f"{PODS}/clock", {"gracePeriodSeconds": 0})
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while await lines.response.content.readline():
                 pass
 

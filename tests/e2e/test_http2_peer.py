@@ -16,6 +16,7 @@ from tests.support.client import RawClient
 from tests.support.http2_answers import JSON, answer, big, echo, head, script
 from tests.support.http2_answers import end as end_stream
 from tests.support.http2_server import H2, Http2Server, Stream
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import KubectlProxy, kubeconfig
 
@@ -123,7 +124,7 @@ async def test_kubectl_streams_from_it(server: Http2Server, proxy: KubectlProxy)
     await client.read_until(response, b"event\n")
     client.close()
     stream = server.streams[-1]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await stream.over.wait()
     assert stream.reset_code is not None
     server.answers = script(head(200, JSON), b"{}", end_stream)

@@ -52,7 +52,7 @@ def asked(*args: str, env: dict[str, str], code: int = 0) -> Process:
 def kubectl(path: Path, *args: str) -> str:
     done = subprocess.run(
         ["kubectl", f"--kubeconfig={path}", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        check=False, timeout=30,
+        check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -27,7 +27,7 @@ from tests.support.program import ROOT, Process, ProxyProcess
 KUBECTL = shutil.which("kubectl")
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
 
-SECONDS = 20.0
+SECONDS = 60.0
 CLOCK = "clock"
 """A pod of the demo cluster's namespace default."""
 
@@ -251,11 +251,11 @@ def test_scale_and_wait(demo_kubectl: Kubectl, demo_namespace: str, tmp_path: Pa
     """scale uses a subresource; wait and rollout status watch until it has come about."""
     n = ("-n", demo_namespace)
     demo_kubectl(*n, "apply", "-f", manifest(tmp_path, DEPLOYMENT))
-    demo_kubectl(*n, "wait", "deployment/web", "--for=condition=Available", "--timeout=15s")
+    demo_kubectl(*n, "wait", "deployment/web", "--for=condition=Available", "--timeout=60s")
     assert "deployment.apps/web scaled" in demo_kubectl(*n, "scale", "deployment", "web", "--replicas=3")
-    status = demo_kubectl(*n, "rollout", "status", "deployment/web", "--timeout=15s")
+    status = demo_kubectl(*n, "rollout", "status", "deployment/web", "--timeout=60s")
     assert 'deployment "web" successfully rolled out' in status
-    demo_kubectl(*n, "wait", "pods", "-l", "app=web", "--for=condition=Ready", "--timeout=15s")
+    demo_kubectl(*n, "wait", "pods", "-l", "app=web", "--for=condition=Ready", "--timeout=60s")
     assert len(demo_kubectl(*n, "get", "pods", "-o", "name").split()) == 3
 
 
@@ -263,9 +263,9 @@ def test_wait_for_a_deletion(demo_kubectl: Kubectl, demo_namespace: str, tmp_pat
     """delete does not wait here, so wait is the one that sees the pods go."""
     n = ("-n", demo_namespace)
     demo_kubectl(*n, "apply", "-f", manifest(tmp_path, DEPLOYMENT))
-    demo_kubectl(*n, "wait", "deployment/web", "--for=condition=Available", "--timeout=15s")
+    demo_kubectl(*n, "wait", "deployment/web", "--for=condition=Available", "--timeout=60s")
     demo_kubectl(*n, "delete", "deployment", "web", "--wait=false")
-    waited = demo_kubectl.run(*n, "wait", "pods", "-l", "app=web", "--for=delete", "--timeout=15s")
+    waited = demo_kubectl.run(*n, "wait", "pods", "-l", "app=web", "--for=delete", "--timeout=60s")
     # Which of the two depends on whether they are gone already when it looks.
     assert waited.code == 0 or "no matching resources found" in waited.err
     assert demo_kubectl(*n, "get", "pods", "-o", "name") == ""

@@ -15,7 +15,7 @@ from kubernetes_asyncio.stream import WsApiClient
 from tests.e2e.clusters import Api, Cluster, config_map
 from tests.support.program import Program
 
-SECONDS = 20
+SECONDS = 60
 EXEC = {"stderr": True, "stdout": True, "tty": False}
 
 

@@ -103,7 +103,7 @@ def test_python_speaks_https_to_it(demo: Cluster, folder: Path) -> None:
         context = ssl.create_default_context(cafile=certificate(folder))
         context.verify_flags |= ssl.VERIFY_X509_STRICT
         url = f"https://localhost:{program.port}/version"
-        with urllib.request.urlopen(url, context=context, timeout=20) as reply:
+        with urllib.request.urlopen(url, context=context, timeout=60) as reply:
             assert "gitVersion" in json.load(reply)
 
 

@@ -21,7 +21,7 @@ from tests.support.program import Process, Program
 
 HERE = Path(__file__).parent / "node"
 NODE, NPM = shutil.which("node"), shutil.which("npm")
-SECONDS = 30.0
+SECONDS = 60.0
 INSTALL_SECONDS = 180.0
 pytestmark = pytest.mark.skipif(not (NODE and NPM), reason="node and npm are not installed")
 

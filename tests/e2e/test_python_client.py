@@ -14,7 +14,7 @@ from kubernetes.stream import stream, ws_client
 from tests.e2e.clusters import Api, Cluster, config_map
 from tests.support.program import Program
 
-SECONDS = 20
+SECONDS = 60
 EXEC = {"stderr": True, "stdout": True, "tty": False, "_request_timeout": SECONDS}
 Connect = Callable[[Program], client.CoreV1Api]
 

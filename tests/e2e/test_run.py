@@ -27,7 +27,7 @@ from tests.support.terminal import Terminal
 
 KPROXY = (sys.executable, "-m", "kproxy")
 NOWHERE = ("-s", "http://127.0.0.1:1")
-SECONDS = 20.0
+SECONDS = 60.0
 
 needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
 needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")

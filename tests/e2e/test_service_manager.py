@@ -30,7 +30,7 @@ class Manager:
     def __init__(self, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / "notify"))
-        self._socket.settimeout(20)
+        self._socket.settimeout(60)
         self.address = str(folder / "notify")
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Manager:
         except TimeoutError:
             return True
         finally:
-            self._socket.settimeout(20)
+            self._socket.settimeout(60)
         return False
 
 
@@ -156,7 +156,7 @@ def sockets(tmp_path: Path) -> Iterator[tuple[socket.socket, socket.socket]]:
 
 def get_over_unix(path: str) -> int:
     with socket.socket(socket.AF_UNIX) as connected:
-        connected.settimeout(20)
+        connected.settimeout(60)
         connected.connect(path)
         connection = http.client.HTTPConnection("localhost")
         connection.sock = connected
@@ -204,7 +204,7 @@ def test_who_waited_before_the_start_is_served(
     sockets: tuple[socket.socket, socket.socket], config: Path
 ) -> None:
     """The first client is what starts it."""
-    with socket.create_connection(sockets[0].getsockname(), 20) as client:
+    with socket.create_connection(sockets[0].getsockname(), 60) as client:
         client.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
         with Activated(sockets, kubeconfig=config):
             assert client.recv(12) == b"HTTP/1.1 502"

@@ -12,7 +12,6 @@ import stat
 import subprocess
 import sys
 import termios
-import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import secrets
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import ROOT, Process, Program, kubeconfig
 
 NOWHERE = "http://127.0.0.1:1"
@@ -223,7 +223,7 @@ def test_a_start_that_hangs_can_be_ended(tmp_path: Path, number: int) -> None:
         Process([sys.executable, "-m", "kproxy", "--port=0", f"--kubeconfig={pipe}"]) as program,
         pipe.open("wb"),  # comes back when kproxy has begun to read
     ):
-        assert program.stop(number, timeout=5) == 130
+        assert program.stop(number) == 130
     assert program.stdout == ""
 
 
@@ -256,24 +256,25 @@ def test_the_warnings_of_kubectl_are_given(config: Path, command: list[str]) -> 
 def test_the_demo_needs_nothing() -> None:
     """`kproxy demo` serves a pretend cluster: an answer within moments, and no file of ours in sight."""
     with Program("demo") as program:
-        with urllib.request.urlopen(f"{program.url}/version", timeout=10) as answer:
+        with urllib.request.urlopen(f"{program.url}/version", timeout=LAST_RESORT_SECONDS) as answer:
             assert "gitVersion" in json.load(answer)
-        with urllib.request.urlopen(f"{program.url}/api/v1/namespaces", timeout=10) as answer:
+        url = f"{program.url}/api/v1/namespaces"
+        with urllib.request.urlopen(url, timeout=LAST_RESORT_SECONDS) as answer:
             assert json.load(answer)["kind"] == "NamespaceList"
         assert program.stop() == 0
 
 
 def test_it_starts_quickly(config: Path) -> None:
-    """From the start of Python to the first answer, best of three; tests/bench measures it exactly."""
+    """CPU time to the first answer, best of three, whoever else is at work; tests/bench has the real time."""
 
     def seconds() -> float:
         with Program(kubeconfig=config) as program:
             with socket.create_connection(("127.0.0.1", program.port)) as client:
                 client.sendall(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 assert client.recv(64).startswith(b"HTTP/1.1 502")
-            return time.monotonic() - program.started_at
+            return program.cpu_seconds()
 
-    assert min(seconds() for _ in range(3)) < 2
+    assert min(seconds() for _ in range(3)) < 1
 
 
 def test_it_runs_as_a_kubectl_plugin(tmp_path: Path, config: Path) -> None:
@@ -318,6 +319,6 @@ def test_it_ends_with_its_terminal_unless_nohup_says_otherwise(config: Path, has
                 with pytest.raises(subprocess.TimeoutExpired):
                     program.wait(0.5)
             else:
-                assert program.wait(10) == 0
+                assert program.wait(LAST_RESORT_SECONDS) == 0
         finally:
             program.kill()

@@ -248,6 +248,8 @@ class Http2Connection:
         self.streams: dict[int, Stream] = {}
         self.frames: list[Frame] = []
         self.holds: set[int] = set(server.holds)
+        self.pinged_at: list[float] = []
+        """When the client sent PINGs of its own."""
         self.ended = asyncio.Event()
         self.end: str | None = None
         self.ended_at: float | None = None
@@ -481,6 +483,8 @@ class Http2Connection:
             self.server.object_to(f"{each.name} came before SETTINGS")
         if each.kind == PING and each.flags & 1:
             self._pongs.add(each.payload)
+        elif each.kind == PING:
+            self.pinged_at.append(time.monotonic())
         if each.kind in self.holds:
             self._held.append(each)
         elif each.kind == GOAWAY:

@@ -27,7 +27,7 @@ from cryptography.x509.oid import NameOID
 
 from tests.support.pki import CA, load_cert_chain
 
-IDLE_SECONDS = 10.0
+IDLE_SECONDS = 60.0
 
 
 class Server(ThreadingMixIn, TCPServer):

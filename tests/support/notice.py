@@ -9,7 +9,7 @@ from typing import Any
 from tests.support.program import Program
 
 NOTICED_SECONDS = 2.0
-"""How long that may take."""
+"""Within that a change is noticed, if the machine is not too busy for it."""
 RELOADED = "kubeconfig.reloaded"
 RELOAD_FAILED = "kubeconfig.reload_failed"
 

@@ -27,6 +27,7 @@ from kproxy.kube.kuberc import PluginPolicy
 from tests.support.clock import Clock
 from tests.support.exec_plugin import V1, V1BETA1, Plugin, timestamp
 from tests.support.oidc_issuer import jwt
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.secrets import plant
 
@@ -83,7 +84,7 @@ async def failure(source: CredentialSource) -> str:
 
 async def eventually(is_so: Callable[[], bool]) -> None:
     """Wait for what another process does at its own pace."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         while not is_so():
             await asyncio.sleep(0.005)
 

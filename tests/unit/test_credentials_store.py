@@ -291,7 +291,7 @@ def test_a_lock_that_is_held_is_waited_for_but_not_for_ever(tmp_path: Path) -> N
     with pytest.raises(LockedError, match=rf"open {lock}: file exists; .*remove it"):  # noqa: SIM117
         with locked([tmp_path / "kc"], clock=time.time, wait_seconds=0.1):
             pytest.fail("the lock is not ours")
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 30
     assert lock.exists()
 
 

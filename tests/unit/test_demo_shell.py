@@ -10,6 +10,7 @@ from kproxy.demo.commands import COMMANDS
 from kproxy.demo.container import Container
 from kproxy.demo.shell import INTERRUPTED, NoSuchCommand, Screen, Shell, Streams
 from kproxy.demo.terminal import Input, Terminal
+from tests.support.patience import LAST_RESORT_SECONDS
 
 POD = {
     "metadata": {"name": "clock", "namespace": "default", "uid": "1"},
@@ -42,7 +43,7 @@ class Console:
         return await self.shell.start(list(command), Streams(self.stdin, self.write_out, self.write_err))
 
     async def until(self, text: bytes) -> None:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             while text not in self.out:
                 self.written.clear()
                 await self.written.wait()
@@ -190,7 +191,7 @@ async def test_an_endless_loop_leaves_the_others_their_turn() -> None:
     """`while true` without anything that waits must not hold up the process."""
     console = Console()
     running = asyncio.ensure_future(console.run("sh", "-c", "while true; do :; done"))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
         await asyncio.sleep(0.01)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):

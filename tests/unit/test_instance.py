@@ -28,6 +28,7 @@ from kproxy.instances.instance import (
     state_folder,
 )
 from kproxy.options import is_instance_name
+from tests.support.patience import LAST_RESORT_SECONDS
 
 RECORD = Record(
     name="default",
@@ -208,7 +209,7 @@ def test_a_process_with_the_same_id_is_not_the_same(bystander: subprocess.Popen[
     assert own.is_this_process_alive()
     assert bystander.poll() is None
     send_signal(own, signal.SIGTERM)
-    assert bystander.wait(10) == -signal.SIGTERM
+    assert bystander.wait(LAST_RESORT_SECONDS) == -signal.SIGTERM
     assert not own.is_this_process_alive()
     with pytest.raises(ProcessLookupError):
         send_signal(own, signal.SIGTERM)

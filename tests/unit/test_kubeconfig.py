@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from kproxy.errors import KubeconfigError
 from kproxy.kube.kubeconfig import KubeConfig, Sources, load, locate
 from tests.support import secrets
+from tests.support.patience import LAST_RESORT_SECONDS
 
 
 def write(path: Path, **content: Any) -> Path:
@@ -130,7 +131,7 @@ def test_pipe_is_read_once(tmp_path: Path) -> None:
     writer = threading.Thread(target=path.write_text, args=(json.dumps({"users": users(a="1")}),))
     writer.start()
     config = load(Sources(paths=(path,), required=True))
-    writer.join(5)
+    writer.join(LAST_RESORT_SECONDS)
     assert not writer.is_alive()
     assert config.users["a"].token == "1"
 

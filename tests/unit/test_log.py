@@ -23,6 +23,7 @@ from kproxy.exchange import Exchange
 from kproxy.log import EVENTS, LIMIT_BYTES, AccessLog, Output, configure, facts, json_line, redact
 from kproxy.requestinfo import RequestInfo, parse
 from tests.support import secrets
+from tests.support.patience import LAST_RESORT_SECONDS
 
 Configured = Callable[..., tuple[Output, Callable[[], str]]]
 
@@ -62,7 +63,7 @@ async def read_until(reader: int, is_enough: Callable[[bytearray], bool]) -> str
 
     loop.add_reader(reader, take)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
             await done.wait()
     finally:
         loop.remove_reader(reader)
@@ -245,7 +246,7 @@ def test_a_reader_that_stalls_delays_nobody(pipe: tuple[int, int]) -> None:
     started_at = time.monotonic()
     for _ in range(3 * LIMIT_BYTES // 1000):
         output.write(line)
-    assert time.monotonic() - started_at < 2
+    assert time.monotonic() - started_at < 30
     lost = output.take_lost()
     assert lost >= 1900
     got = b""
@@ -294,7 +295,7 @@ def test_draining_waits_so_long_and_no_longer(pipe: tuple[int, int]) -> None:
     output.write("x" * 200_000 + "\n")
     started_at = time.monotonic()
     output.drain(0.2)
-    assert 0.15 < time.monotonic() - started_at < 5
+    assert 0.15 < time.monotonic() - started_at < 30
 
 
 def test_the_format_follows_the_stream(tmp_path: Path, configured: Configured) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from kproxy.instances.logtail import log_lines
 from kproxy.logfile import LogFile, LogFileError
+from tests.support.patience import LAST_RESORT_SECONDS
 
 LINE = b"x" * 99 + b"\n"
 
@@ -124,7 +125,7 @@ def test_a_log_is_followed_through_exchanges(log: Callable[[bytes], None], tmp_p
         if number >= 10:  # the first file was the removed one
             with arrived:
                 assert arrived.wait_for(lambda: heard.endswith(b"%099d\n" % number), 10)  # noqa: B023
-    reader.join(10)
+    reader.join(LAST_RESORT_SECONDS)
     assert [int(line) for line in heard.splitlines()] == list(range(10, 25))
 
 

@@ -20,6 +20,7 @@ from yarl import URL
 
 from kproxy.errors import BadRequest, Denied
 from kproxy.pages import StatusResponse, in_thread, parse_ranges
+from tests.support.patience import LAST_RESORT_SECONDS
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ async def test_a_cancelled_wait_outlasts_the_work() -> None:
 
     def work() -> None:
         is_started.set()
-        may_end.wait(10)
+        may_end.wait(LAST_RESORT_SECONDS)
         raise OSError("of no interest to anybody")
 
     task = asyncio.create_task(in_thread(work))

@@ -31,7 +31,7 @@ def manager(tmp_path: Path) -> Iterator[socket.socket]:
     """Where a service manager hears of its services."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(str(tmp_path / "notify"))
-        heard.settimeout(10)
+        heard.settimeout(60)
         yield heard
 
 

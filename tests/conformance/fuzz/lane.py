@@ -26,7 +26,7 @@ from kproxy.upstream.upstreams import Upstreams
 from tests.conformance.fuzz import strict
 from tests.conformance.fuzz.mutate import SWITCH, Plan, pieces
 
-HANG_SECONDS = 5.0
+HANG_SECONDS = 30.0
 _IDEMPOTENT = (b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE")
 
 

@@ -12,7 +12,7 @@ from tests.support import http1
 from tests.support.client import Response
 from tests.support.upstream import ByteUpstream, Request
 
-SECONDS = 5.0
+SECONDS = 60.0
 MARKER = "/still-there"
 
 
