@@ -21,7 +21,6 @@ from kproxy.commands.arguments import CommandLine
 from kproxy.commands.table import COMMANDS, NAMES_COMMAND
 from kproxy.config import LISTEN, Config
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.listening import ListenerConfig
 from kproxy.options import nearest
 from kproxy.settings import Settings, read
 
@@ -50,7 +49,36 @@ class _UsageError(ConfigError):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the command line asks; returns the exit code."""
+    _open_streams()
     words = sys.argv[1:] if argv is None else argv
+    code = _answer(words)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _forget_stdout(error)
+        return code or EXIT_FAILED
+    return code
+
+
+def _open_streams() -> None:
+    """With `<&-` or `2>&-` whatever is opened next, a lock or a listening socket, would be that stream."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name, number in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
+def _forget_stdout(error: OSError) -> None:
+    """What nobody takes is given up: Python would try once more at its exit, and complain by itself."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    # `kproxy --help | head -1`: the reader has enough.
+    if not isinstance(error, BrokenPipeError):
+        _complain(f"error: cannot write to stdout: {error.strerror}")
+
+
+def _answer(words: Sequence[str]) -> int:
     try:
         return _names(words[1:]) if words[:1] == [NAMES_COMMAND] else _run(arguments.parse(words))
     except _UsageError as error:
@@ -64,8 +92,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # `kproxy --help | head -1`: the reader has enough. Python flushes stdout once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except OSError as error:
         return _fail(str(error))
@@ -159,13 +185,12 @@ def _run_server(
     # Imported here: --help and version need no event loop, which takes a tenth of a second.
     from kproxy.server import run
     from kproxy.supervisor import Supervisors
-    from kproxy.systemd import take_notifier, take_passed_sockets
+    from kproxy.systemd import listeners_of, take_notifier, take_passed_sockets
 
     config = settings.config
     passed = take_passed_sockets(os.environ)
     if passed and all(each.fd is None for each in config.listeners):
-        listeners = tuple(ListenerConfig(fd=each.descriptor, label="LISTEN_FDS") for each in passed)
-        config = replace(config, listeners=listeners)
+        config = replace(config, listeners=listeners_of(passed, config.listeners))
     told = (keeper, take_notifier(os.environ))
     return run(
         config,
@@ -218,7 +243,7 @@ def _run_command(line: CommandLine) -> int:
 
 def _kubeconfig(line: CommandLine) -> int:
     # Imported here: only this command needs it.
-    from kproxy.commands.handout import handout, urls_of, write_private
+    from kproxy.commands.handout import handout, urls_of, write_handout
 
     record = _running(line)
     if record is not None:
@@ -229,7 +254,7 @@ def _kubeconfig(line: CommandLine) -> int:
     urls, folder = (record.urls, record.folder) if record else (urls_of(settings.config), os.curdir)
     text = handout(settings.config, urls, folder)
     if "output" in line.flags:
-        write_private(Path(line.flags["output"]), text)
+        write_handout(Path(line.flags["output"]), text)
     else:
         print(text, end="")
     return EXIT_FINE
@@ -255,7 +280,13 @@ def _running(line: CommandLine) -> Record | None:
 
 def _announce(address: str) -> None:
     # Programs wait for this line (minikube, Lens, the tests of Kubernetes): nothing may come before it.
-    print(f"Starting to serve on {address}", flush=True)
+    try:
+        print(f"Starting to serve on {address}", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        # A full disk, as below `nohup`: kubectl serves on, too.
+        _forget_stdout(error)
 
 
 def _check(line: CommandLine) -> int:

@@ -179,8 +179,8 @@ async def _serve(
             await stopping.first.wait()
         elif not stopping.first.is_set():
             await until(serving)
-        supervisor.stopping()
         config = reloading.config
+        supervisor.stopping(config.shutdown_delay_seconds + config.grace_period_seconds)
         _log.info("server.draining", grace_period_seconds=config.grace_period_seconds)
         await endpoints.drain()
         if until is None:

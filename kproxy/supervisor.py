@@ -16,6 +16,8 @@ SUPERVISOR_VARIABLES = (
     "LISTEN_FDNAMES",
 )
 """What systemd tells a service, and that service alone: exec plugins are started without them."""
+MANAGER_MARGIN_SECONDS = 10
+"""What a service manager lets an end take on top of the time that open requests get."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -55,8 +57,8 @@ class Supervisor(Protocol):
     def reloaded(self) -> None:
         """They are in force, or the old ones stay."""
 
-    def stopping(self) -> None:
-        """The orderly end has begun."""
+    def stopping(self, seconds: float) -> None:
+        """The orderly end has begun, and may take so long."""
 
     def close(self) -> None:
         """Nothing more will be told."""
@@ -80,9 +82,9 @@ class Supervisors:
         for each in self._told:
             each.reloaded()
 
-    def stopping(self) -> None:
+    def stopping(self, seconds: float) -> None:
         for each in self._told:
-            each.stopping()
+            each.stopping(seconds)
 
     def close(self) -> None:
         for each in self._told:

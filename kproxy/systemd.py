@@ -7,16 +7,20 @@ whoever speaks the protocol may take its place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
-from collections.abc import MutableMapping
-from dataclasses import dataclass
+from collections.abc import Iterable, MutableMapping, Sequence
+from dataclasses import replace
+from ipaddress import ip_address
+from typing import Any
 
 import structlog
 
 from kproxy.errors import ConfigError
-from kproxy.supervisor import SUPERVISOR_VARIABLES, Serving
+from kproxy.listening import ListenerConfig, joined
+from kproxy.supervisor import MANAGER_MARGIN_SECONDS, SUPERVISOR_VARIABLES, Serving
 
 FIRST_DESCRIPTOR = 3
 """SD_LISTEN_FDS_START."""
@@ -25,17 +29,8 @@ SEND_SECONDS = 0.5
 _log = structlog.get_logger()
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PassedSocket:
-    """An open socket that the service manager bound for us."""
-
-    descriptor: int
-    name: str
-    """As FileDescriptorName= of the socket unit has it; "unknown" unless told."""
-
-
-def take_passed_sockets(environ: MutableMapping[str, str]) -> tuple[PassedSocket, ...]:
-    """The sockets meant for this process; the variables that tell of them are removed.
+def take_passed_sockets(environ: MutableMapping[str, str]) -> tuple[int, ...]:
+    """The descriptors of sockets meant for this process; the variables that tell of them are removed.
 
     Raises ConfigError when they are told of but not there.
     """
@@ -44,20 +39,60 @@ def take_passed_sockets(environ: MutableMapping[str, str]) -> tuple[PassedSocket
         return ()
     if not told["LISTEN_FDS"].isdecimal():
         raise ConfigError(f"LISTEN_FDS: expected the number of passed sockets, got {told['LISTEN_FDS']!r}")
-    names = told["LISTEN_FDNAMES"].split(":") if told["LISTEN_FDNAMES"] else []
-    found = []
-    for index in range(int(told["LISTEN_FDS"])):
-        descriptor = FIRST_DESCRIPTOR + index
+    found = tuple(range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + int(told["LISTEN_FDS"])))
+    for descriptor in found:
         try:
             os.set_inheritable(descriptor, False)
         except OSError:
             raise ConfigError(
                 f"LISTEN_FDS: told of {told['LISTEN_FDS']} sockets, but descriptor {descriptor} is not open"
             ) from None
-        found.append(
-            PassedSocket(descriptor=descriptor, name=names[index] if index < len(names) else "unknown")
+    return found
+
+
+def listeners_of(
+    descriptors: Iterable[int], configured: Sequence[ListenerConfig]
+) -> tuple[ListenerConfig, ...]:
+    """What the passed sockets serve: each what is `configured` for its address.
+
+    Raises ConfigError for one that is not, if TLS depends on it: who expects https must not get http.
+    """
+    return tuple(_listener_of(each, configured) for each in descriptors)
+
+
+def _listener_of(descriptor: int, configured: Sequence[ListenerConfig]) -> ListenerConfig:
+    passed = ListenerConfig(fd=descriptor, label="LISTEN_FDS")
+    try:
+        bound = socket.socket(fileno=descriptor)
+    except OSError:
+        return passed  # whoever binds tells what is wrong with it
+    try:
+        name = bound.getsockname()
+    finally:
+        bound.detach()
+    for each in configured:
+        if _is_at(each, name):
+            return replace(each, fd=descriptor, unix_socket=None, mode=None, owner=None, label=passed.label)
+    if any(each.tls_certificate or each.tls_self_signed is not None for each in configured):
+        place = joined(*name[:2]) if isinstance(name, tuple) else os.fsdecode(name)
+        raise ConfigError(
+            f"LISTEN_FDS: {place} was passed, but is none of `listeners`, some of which have TLS settings of "
+            "their own; add it there, or take it out of the socket unit"
         )
-    return tuple(found)
+    return passed
+
+
+def _is_at(listener: ListenerConfig, name: Any) -> bool:
+    """Whether it is for a socket of this name, as getsockname(2) has it."""
+    if not isinstance(name, tuple):
+        return listener.unix_socket is not None and os.path.abspath(listener.unix_socket) == name
+    if not listener.is_tcp or listener.port != name[1]:
+        return False
+    if listener.address == "localhost":
+        return name[0] in ("127.0.0.1", "::1")
+    with contextlib.suppress(ValueError):
+        return ip_address(listener.address.strip("[]")) == ip_address(name[0])
+    return False
 
 
 class Notifier:
@@ -91,9 +126,11 @@ class Notifier:
         if not self._is_stopping:
             self._send("READY=1", f"STATUS={self._status}")
 
-    def stopping(self) -> None:
+    def stopping(self, seconds: float) -> None:
         self._is_stopping = True
-        self._send("STOPPING=1", "STATUS=Waiting for open requests to end")
+        # The grace period may have been raised since the unit was written, and its TimeoutStopSec= with it.
+        extension = f"EXTEND_TIMEOUT_USEC={round((seconds + MANAGER_MARGIN_SECONDS) * 1e6)}"
+        self._send("STOPPING=1", extension, "STATUS=Waiting for open requests to end")
 
     def close(self) -> None:
         if self._timer is not None:

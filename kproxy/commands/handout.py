@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from kproxy.config import Config
 from kproxy.errors import KproxyError, KubeconfigError
 from kproxy.instances.inquiry import ask, certificate_of
 from kproxy.listening import joined
+from kproxy.privatefile import write_private
 
 
 class HandoutError(KproxyError):
@@ -80,18 +80,14 @@ def _namespaces(config: Config, names: Sequence[str]) -> Mapping[str, str | None
     return {}
 
 
-def write_private(path: Path, text: str) -> None:
-    """Put a file of mode 0600 there, at one stroke. Raises HandoutError where one of another kind is."""
+def write_handout(path: Path, text: str) -> None:
+    """Put it into a file of mode 0600. Raises HandoutError where one of another kind is."""
     with contextlib.suppress(FileNotFoundError):
         if not path.read_text(errors="replace").startswith(FIRST_LINE):
             raise HandoutError(
                 f"{path} is there, and kproxy has not written it; choose another file, or remove it first"
             )
-    descriptor, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
-        with open(descriptor, "w") as file:
-            file.write(text)
-        os.replace(draft, path)
-    except BaseException:
-        os.unlink(draft)
-        raise
+        write_private(path, text.encode())
+    except OSError as error:
+        raise HandoutError(f"cannot write {path}: {error.strerror}; choose another file") from None

@@ -20,7 +20,14 @@ from kproxy.commands.arguments import CommandLine
 from kproxy.errors import ConfigError
 from kproxy.instances import daemon, service
 from kproxy.instances.inquiry import as_json, as_lines, look
-from kproxy.instances.instance import DEFAULT_NAME, InstanceError, InstanceFolder, Record, state_folder
+from kproxy.instances.instance import (
+    DEFAULT_NAME,
+    InstanceError,
+    InstanceFolder,
+    Record,
+    naming,
+    state_folder,
+)
 from kproxy.instances.keeper import Launch
 from kproxy.instances.logtail import log_lines
 from kproxy.instances.service import LAUNCHD, SYSTEMD
@@ -187,7 +194,7 @@ class Operations:
     def _tell(self, record: Record, launch: Launch, *, is_new: bool) -> None:
         """Where it serves. One that ran before is fine, too, if it is what was asked for."""
         which = f'instance "{record.name}" is already running (pid {record.pid})'
-        options = "" if record.name == DEFAULT_NAME else f" --name={record.name}"
+        options = "".join(f" {flag}" for flag in naming(record.name))
         if is_new:
             which = f"kproxy{options} runs in the background (pid {record.pid}); see `kproxy status{options}`"
         elif record.withheld or launch.withheld:
@@ -234,10 +241,6 @@ def name_of(line: CommandLine) -> str:
 
 def open_instances(*, create: bool) -> InstanceFolder:
     """The folder of instances. Raises InstanceError, or FileNotFoundError when there never was one."""
-    # With `>&-` the folder, or the lock, would become stdout, which a daemon replaces.
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
     return InstanceFolder(state_folder(os.environ), create=create)
 
 

@@ -20,6 +20,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import sys
 import tempfile
 import threading
@@ -237,7 +238,11 @@ def private_config(settings: Settings, *, is_unix: bool) -> tuple[Config, list[s
 def _make_folder() -> Path:
     """A folder of our own, mode 0700, in memory where the session has such a place."""
     with contextlib.suppress(OSError):
-        return Path(tempfile.mkdtemp(prefix="kproxy-run-", dir=os.environ.get("XDG_RUNTIME_DIR") or None))
+        session = os.environ.get("XDG_RUNTIME_DIR", "")
+        found = os.stat(session)
+        # After `sudo -E` it is another user's, who could put another kubeconfig there.
+        if found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return Path(tempfile.mkdtemp(prefix="kproxy-run-", dir=session))
     return Path(tempfile.mkdtemp(prefix="kproxy-run-"))
 
 

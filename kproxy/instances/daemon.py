@@ -85,20 +85,20 @@ def stop(name: str, folder: InstanceFolder, *, timeout_seconds: float | None) ->
     Raises InstanceError when it has not ended by then; asked again, it cuts what is still open.
     """
     asked: Record | None = None
-    waits_until = time.monotonic() + (START_SECONDS if timeout_seconds is None else timeout_seconds)
+    since, seconds = time.monotonic(), START_SECONDS
     while folder.is_locked(name):
         record = folder.read(name)
         if asked is None:
             if record is not None and record.host != socket.gethostname():
                 raise InstanceError(f'instance "{name}" runs on {record.host}; stop it there')
             if record is not None and _is_signalled(record):
-                asked = record
-                if timeout_seconds is None:
-                    timeout_seconds = record.ending_seconds + STOP_MARGIN_SECONDS
-                waits_until = time.monotonic() + timeout_seconds
+                asked, since = record, time.monotonic()
         elif record is not None and record.pid != asked.pid:
             return asked  # somebody has started another one meanwhile
-        if time.monotonic() > waits_until:
+        if asked is not None and record is not None:
+            # As it says itself by then: a changed config file may have given it more time.
+            seconds = record.ending_seconds + STOP_MARGIN_SECONDS
+        if time.monotonic() > since + (seconds if timeout_seconds is None else timeout_seconds):
             raise InstanceError(_still_there(name, asked))
         time.sleep(POLL_SECONDS)
     if asked is None:
@@ -121,8 +121,8 @@ def _still_there(name: str, asked: Record | None) -> str:
     if asked is None:
         return f'instance "{name}" is starting and cannot be stopped yet; try again'
     return (
-        f'instance "{name}" (pid {asked.pid}) waits for open requests to end; '
-        "`kproxy stop` once more cuts them, --timeout waits longer"
+        f'instance "{name}" (pid {asked.pid}) waits for open requests to end; `kproxy stop` once more cuts '
+        f"them, --timeout waits longer, and kill -9 {asked.pid} ends one that hangs"
     )
 
 

@@ -20,7 +20,6 @@ from kproxy.instances.instance import (
     InstanceError,
     InstanceFolder,
     Record,
-    process_start,
     send_signal,
 )
 from kproxy.instances.keeper import Keeper, Launch, Run
@@ -39,22 +38,19 @@ def start_detached(
 
     Raises what kept the child from serving: ConfigError or another KproxyError.
     """
-    record = launch.record(is_detached=True)
-    folder.write(record)
     log_path = folder.log_files(launch.name)[-1]
     log_bytes = log_path.stat().st_size if log_path.exists() else 0
     reader, writer = os.pipe()
     for stream in (sys.stdout, sys.stderr):
         # What is buffered here would be written a second time there.
-        if stream is not None:
-            stream.flush()
+        stream.flush()
     child = os.fork()
     if child == 0:
         # A session of its own, and not its leader: such a process never gets a terminal again (daemon(7)).
         os.setsid()
         if os.fork() == 0:
             os.close(reader)
-            _be_the_daemon(launch, folder, record, run, keep={lock, writer}, report_to=writer)
+            _be_the_daemon(launch, folder, run, keep={lock, writer}, report_to=writer)
         os._exit(0)
     os.close(writer)
     os.close(lock)
@@ -71,12 +67,15 @@ def start_detached(
 
 
 def _be_the_daemon(
-    launch: Launch, folder: InstanceFolder, record: Record, run: Run, *, keep: set[int], report_to: int
+    launch: Launch, folder: InstanceFolder, run: Run, *, keep: set[int], report_to: int
 ) -> None:
     """The rest of this process's life; it does not return."""
     code = 1
     report = _Report(report_to)
+    record = launch.record(is_detached=True)
     try:
+        # Until the server has its own way: an end before that is to be told, too.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         _close_descriptors({*keep, folder.descriptor, 0, 1, 2})
         null = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
@@ -90,7 +89,6 @@ def _be_the_daemon(
         for variable in SUPERVISOR_VARIABLES:
             # They were for the process that started us, as in the terminal of an editor that is a service.
             os.environ.pop(variable, None)
-        record = replace(record, pid=os.getpid(), process_started=process_start(os.getpid()))
         folder.write(record)
         code = run(launch.settings, Keeper(folder, record, report.serving), log_file)
         folder.remove(launch.name)
@@ -126,20 +124,19 @@ class _Report:
         self._tell({})
 
     def problems(self, problems: Sequence[str]) -> None:
-        self._fail({"problems": list(problems)})
+        self._fail({"problems": list(problems)}, problems)
 
     def failure(self, message: str) -> None:
-        self._fail({"message": message})
+        self._fail({"message": message}, [message])
 
-    def _fail(self, outcome: dict[str, Any]) -> None:
+    def _fail(self, outcome: dict[str, Any], lines: Sequence[str]) -> None:
+        # In the log, too: whoever looks for it later was not there, or it comes too late for who was.
+        with contextlib.suppress(OSError):
+            sys.stderr.write("".join(f"error: {line}\n" for line in lines))
         if not self._is_told:
             self.has_failed = True
             with contextlib.suppress(OSError):
                 self._tell(outcome)
-        elif sys.stderr is not None:
-            # Too late for whoever started it, so the log gets it.
-            with contextlib.suppress(OSError):
-                sys.stderr.write(f"error: {outcome}\n")
 
     def _tell(self, outcome: dict[str, Any]) -> None:
         data = json.dumps(outcome).encode() + b"\n"
@@ -175,7 +172,7 @@ def _read_outcome(reader: int, timeout_seconds: float) -> dict[str, Any] | None:
 def _call_off(folder: InstanceFolder, name: str) -> None:
     """End a child that does not serve yet, if need be by force: one that hangs in a read hears no signal."""
     record = folder.read(name)
-    if record is None or record.pid == os.getpid():
+    if record is None:
         return
     for number, seconds in ((signal.SIGTERM, CALL_OFF_SECONDS), (signal.SIGKILL, KILL_SECONDS)):
         with contextlib.suppress(ProcessLookupError):

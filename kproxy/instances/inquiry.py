@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import socket
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from kproxy.instances.instance import FAILED, SERVING, STARTING, InstanceFolder, Record
+from kproxy.instances.instance import FAILED, SERVING, STARTING, InstanceFolder, Record, naming
 
 CRASHED, STOPPED = "crashed", "stopped"
 ASK_SECONDS = 2.0
@@ -151,7 +152,7 @@ def as_lines(standing: Standing, log_path: str) -> Iterator[str]:
         facts["pid"] = f"{record.pid} on {record.host}" if _is_elsewhere(record) else str(record.pid)
         facts["uptime"] = span(standing.uptime_seconds or 0.0)
     else:
-        facts["was"] = " ".join(("kproxy", "start", *record.arguments))
+        facts["was"] = shlex.join(("kproxy", "start", *naming(record.name), *record.arguments))
     facts["log"] = log_path if record.is_detached else "where it was started"
     yield from (f"  {key + ':':<12}{value}" for key, value in facts.items() if value)
     if standing.answer is not None:

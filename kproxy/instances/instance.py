@@ -8,6 +8,7 @@ remove one that another process is about to lock would give the name to two.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -71,6 +72,11 @@ class Record:
         return self.process_started is None or self.process_started == process_start(self.pid)
 
 
+def naming(name: str) -> tuple[str, ...]:
+    """The flag that says which instance is meant, where it must be said."""
+    return () if name == DEFAULT_NAME else (f"--name={name}",)
+
+
 def state_folder(environ: Mapping[str, str]) -> Path:
     """Where instances are known: `$XDG_RUNTIME_DIR/kproxy`, else below the state folder of the home.
 
@@ -100,8 +106,12 @@ class InstanceFolder:
         except FileNotFoundError:
             raise
         except OSError as error:
-            what = "it is a symbolic link or no folder" if path.is_symlink() else error.strerror
-            raise InstanceError(f"{path} cannot hold the state of instances: {what}") from None
+            # As some systems and open(2) tell of a link here.
+            is_link = error.errno in (errno.ELOOP, errno.ENOTDIR)
+            what = "it is a symbolic link or no folder" if is_link else error.strerror
+            raise InstanceError(
+                f"{path} cannot hold the state of instances: {what}; set XDG_RUNTIME_DIR to a folder of yours"
+            ) from None
         try:
             self._check()
         except BaseException:
@@ -191,9 +201,11 @@ class InstanceFolder:
             descriptor = self._open(f"{name}.lock", os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise InstanceError(f"cannot write to {self.path}: {error.strerror}") from None
-        if _flock(descriptor, fcntl.LOCK_EX, self.path):
-            return descriptor
-        os.close(descriptor)
+        with contextlib.ExitStack() as undo:
+            undo.callback(os.close, descriptor)
+            if _flock(descriptor, fcntl.LOCK_EX, self.path):
+                undo.pop_all()
+                return descriptor
         return None
 
     def is_locked(self, name: str) -> bool:
@@ -222,7 +234,6 @@ def _flock(descriptor: int, kind: int, path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        os.close(descriptor)
         raise InstanceError(
             f"{path} is on a file system without locks ({error.strerror}); set XDG_RUNTIME_DIR to another"
         ) from None

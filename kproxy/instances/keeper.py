@@ -86,10 +86,10 @@ class Keeper:
     def reloaded(self) -> None:
         """As before."""
 
-    def stopping(self) -> None:
+    def stopping(self, seconds: float) -> None:
         # On a full disk it ends all the same.
         with contextlib.suppress(InstanceError):
-            self._folder.write(replace(self._record, state=STOPPING))
+            self._folder.write(replace(self._record, state=STOPPING, ending_seconds=seconds))
 
     def close(self) -> None:
         """The record goes once all has ended, which is not yet."""

@@ -18,15 +18,19 @@ from pathlib import Path
 
 from kproxy.config import OPTIONS, Config
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.instances.instance import DEFAULT_NAME
-from kproxy.options import FOLDERS
+from kproxy.instances.instance import DEFAULT_NAME, naming
+from kproxy.options import FILE, FOLDERS, OptionalFile
+from kproxy.supervisor import MANAGER_MARGIN_SECONDS
 
 SYSTEMD, LAUNCHD = "systemd", "launchd"
 WATCHDOG_SECONDS = 30
-STOP_MARGIN_SECONDS = 10
-_PATH_VARIABLES = ("PATH", "KUBECONFIG", "KUBERC", "SSL_CERT_FILE", "SSL_CERT_DIR")
-_PROXY_VARIABLES = ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY")
-COPIED_VARIABLES = (*_PATH_VARIABLES, *_PROXY_VARIABLES)
+_PATH_VARIABLES = {
+    "PATH": FOLDERS, "KUBECONFIG": FOLDERS, "KUBERC": OptionalFile("FILE"), "SSL_CERT_FILE": FILE,
+    "SSL_CERT_DIR": FOLDERS,
+}  # fmt: skip
+_OTHER_VARIABLES = (
+    "KUBECTL_KUBERC", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy",
+)  # fmt: skip
 """A service manager does not have the shell's environment: without PATH it finds no exec plugin."""
 
 
@@ -67,13 +71,13 @@ def describe(
 ) -> Service:
     """What is to run. Raises ConfigError for settings that systemd cannot listen on."""
     command, folder = _program()
-    named = () if name == DEFAULT_NAME else (f"--name={name}",)
+    ending_seconds = config.grace_period_seconds + config.shutdown_delay_seconds
     return Service(
         name=name,
-        command=(*command, "start", "--foreground", *named, *arguments),
+        command=(*command, "start", "--foreground", *naming(name), *arguments),
         environment=tuple(_environment(environ)),
         folder=folder,
-        stop_seconds=round(config.grace_period_seconds + config.shutdown_delay_seconds) + STOP_MARGIN_SECONDS,
+        stop_seconds=round(ending_seconds) + MANAGER_MARGIN_SECONDS,
         sockets=tuple(_sockets(config)) if with_socket else (),
         # systemd has one mode for all sockets of a unit: the narrowest.
         socket_mode=min((each.mode or 0o700 for each in config.listener_configs()), default=0o700),
@@ -94,12 +98,13 @@ def _is_installed(home: str) -> bool:
 
 
 def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
-    for name in _PATH_VARIABLES:
+    for name, kind in _PATH_VARIABLES.items():
         if value := environ.get(name):
-            # A relative folder in PATH means another one for each program; better none.
-            parts = [each for each in value.split(os.pathsep) if name != "PATH" or os.path.isabs(each)]
-            yield name, FOLDERS.absolute(os.pathsep.join(parts), Path.cwd())
-    for name in _PROXY_VARIABLES:
+            if name == "PATH":
+                # A relative folder there means another one for each program; better none.
+                value = os.pathsep.join(filter(os.path.isabs, value.split(os.pathsep)))
+            yield name, kind.absolute(value, Path.cwd())
+    for name in _OTHER_VARIABLES:
         if (value := environ.get(name)) and "@" not in value:
             yield name, value
     for option in OPTIONS:
@@ -110,7 +115,7 @@ def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
 def left_out(environ: Mapping[str, str]) -> list[str]:
     """Variables in force here that hold a secret, which a unit file must not."""
     secret = [option.variable for option in OPTIONS if option.secret and option.variable in environ]
-    return [*secret, *(name for name in _PROXY_VARIABLES if "@" in environ.get(name, ""))]
+    return [*secret, *(name for name in _OTHER_VARIABLES if "@" in environ.get(name, ""))]
 
 
 def _sockets(config: Config) -> Iterator[str]:
@@ -283,18 +288,16 @@ def install(files: Sequence[UnitFile], paths: Sequence[Path]) -> None:
 
     Raises ServiceError.
     """
+    # Imported here: hardly a command writes a unit.
+    from kproxy.privatefile import write_private
+
     surplus = [path for path in paths if path not in {file.path for file in files} and os.path.lexists(path)]
     check_replaceable(paths)
     uninstall(surplus)
     for file in files:
         try:
             file.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            temporary = file.path.with_name(f".{file.path.name}.{os.getpid()}")
-            with open(
-                temporary, "x", opener=lambda path, flags: os.open(path, flags | os.O_NOFOLLOW, 0o600)
-            ) as written:
-                written.write(file.content)
-            os.replace(temporary, file.path)
+            write_private(file.path, file.content.encode())
         except OSError as error:
             raise ServiceError(f"cannot write {file.path}: {error.strerror}") from None
 

@@ -281,12 +281,15 @@ def _remove_stale(path: str) -> None:
             f"--unix-socket={path} exists and is not a socket; choose another path or remove it"
         )
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            os.unlink(path)
-        else:
-            raise ListenError(f"--unix-socket={path} is in use by a running program; choose another path")
+        # A program that is so busy that its backlog is full would hold us up.
+        probe.setblocking(False)
+        number = probe.connect_ex(path)
+    # Refused: nobody listens. All else, such as another type of socket, is somebody's.
+    if number not in (errno.ECONNREFUSED, errno.ENOENT):
+        whose = "somebody else" if number in (errno.EACCES, errno.EPERM) else "a running program"
+        raise ListenError(f"--unix-socket={path} is in use by {whose}; choose another path")
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
 
 
 def _adopt_descriptor(config: ListenerConfig) -> socket.socket:

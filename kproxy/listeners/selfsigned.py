@@ -18,6 +18,7 @@ from pathlib import Path
 from kproxy.credentials.expiry import certificate_life
 from kproxy.errors import KproxyError
 from kproxy.listeners.keypair import UnusablePairError, der_of, load_pair
+from kproxy.privatefile import write_private
 
 NAMES = ("localhost", "*.localhost", "127.0.0.1", "::1")
 """What every certificate is for, besides the addresses that are listened on."""
@@ -106,8 +107,8 @@ class SelfSigned:
             names = {*names, *_names_in(certificate_path.read_bytes())}
         certificate_pem, key_pem = new_pair(sorted(names), self._now())
         # The key first. Between the two the pair does not match, and those who watch it wait for the second.
-        _replace(key_path, key_pem)
-        _replace(certificate_path, certificate_pem)
+        write_private(key_path, key_pem)
+        write_private(certificate_path, certificate_pem)
 
 
 def _certifiable(names: Iterable[str]) -> Iterator[str]:
@@ -120,18 +121,6 @@ def _certifiable(names: Iterable[str]) -> Iterator[str]:
         name = socket.gethostname() if is_any else name.partition("%")[0].lower()
         if _NAME.fullmatch(name):
             yield name
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Put a file of mode 0600 in the place of another, at one stroke."""
-    draft = path.with_suffix(f".{os.getpid()}.new")
-    with suppress(FileNotFoundError):
-        draft.unlink()
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
 
 
 def _covers(certificate_pem: bytes, names: Iterable[str]) -> bool:

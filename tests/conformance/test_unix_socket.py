@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.listeners.binding import ListenError, bind_unix
 from tests.support.answers import big, big_sha256, never_answer, tunnel
 from tests.support.client import RawClient, request_bytes
 from tests.support.patience import LAST_RESORT_SECONDS
@@ -98,3 +100,26 @@ async def test_a_socket_in_use_is_not_taken_over(program: Program, folder: Path,
     assert "in use" in second.stderr
     async with await RawClient.connect(program.address) as client:
         assert (await client.request("GET", "/api")).status == 200
+
+
+@pytest.mark.parametrize("kind", ["datagram", "busy"])
+async def test_a_socket_that_is_not_answered_is_not_taken_over(folder: Path, kind: str) -> None:
+    """One for datagrams, as of a logger, or of a program with a full backlog: somebody listens there."""
+    path = str(folder / "s")
+    is_busy = kind == "busy"
+    with (
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM if is_busy else socket.SOCK_DGRAM) as other,
+        contextlib.ExitStack() as clients,
+    ):
+        other.bind(path)
+        if is_busy:
+            other.listen(0)
+            code = 0
+            while code == 0:
+                client = clients.enter_context(socket.socket(socket.AF_UNIX))
+                client.setblocking(False)
+                code = client.connect_ex(path)
+        inode = os.stat(path).st_ino
+        with pytest.raises(ListenError, match="in use by a running program"):
+            bind_unix(path)
+        assert os.stat(path).st_ino == inode

@@ -16,10 +16,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from kproxy.instances import daemon
+from kproxy.instances.instance import InstanceFolder
 from tests.e2e.clusters import Cluster
 from tests.support import secrets
 from tests.support.instances import Instances, get
@@ -119,6 +122,39 @@ def test_a_start_without_any_stream_is_a_start(instances: Instances, config: str
     assert instances.events()[-2:] == ["server.draining", "server.stopped"]
 
 
+@pytest.mark.parametrize("command", ["start --port=0", "status", "logs", "check", "version --json", "stop"])
+def test_a_stream_that_is_closed_is_no_other(instances: Instances, config: str, command: str) -> None:
+    """Without stderr its lines do not go to stdout; without stdout there is no traceback."""
+    instances.start("--port=0", config)
+    line = f"{shlex.quote(sys.executable)} -m kproxy {command}"
+    line += f" {config}" * (command.startswith(("start", "check")))
+    for closed in ("2>&-", ">&-"):
+        done = subprocess.run(
+            ["sh", "-c", f"{line} {closed}"], env=instances.environ, cwd=instances.home, text=True,
+            capture_output=True, check=True, timeout=60,
+        )  # fmt: skip
+        assert "pid" not in done.stdout or command in ("status", "version --json")
+        assert "Traceback" not in done.stderr
+
+
+def test_a_full_stdout_keeps_nothing_from_serving(instances: Instances, config: str) -> None:
+    """As nohup.out on a full disk; one line says so. What only prints has failed then."""
+    line = f"{shlex.quote(sys.executable)} -m kproxy"
+
+    def run(command: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["sh", "-c", f"{line} {command} >/dev/full"], env=instances.environ, cwd=instances.home,
+            stderr=subprocess.PIPE, text=True, check=False, timeout=60,
+        )  # fmt: skip
+
+    started = run(f"start --port=0 {config}")
+    assert started.returncode == 0
+    assert started.stderr.startswith("error: cannot write to stdout: No space left on device\nkproxy runs ")
+    assert get(instances.status()["addresses"][0], "/version")[0] == 502
+    shown = run("status")
+    assert (shown.returncode, shown.stderr) == (1, "error: cannot write to stdout: No space left on device\n")
+
+
 def test_relative_paths_mean_what_they_meant(instances: Instances, tmp_path: Path, config: str) -> None:
     """The daemon stays in the folder it was started in, and a restart from elsewhere goes back there."""
     (instances.home / "site").mkdir()
@@ -214,9 +250,55 @@ def test_a_busy_port_is_told_in_the_childs_words(
     assert done.stdout == ""
     assert instances.pids() == set()
     assert instances.status(code=3)["state"] == "failed"
+    # For whoever was not there, as after a start by cron.
+    assert instances.log() == done.stderr
     # What failed can be tried again as it was.
     instances.run("restart")
     assert instances.status()["addresses"] == [f"127.0.0.1:{port}"]
+
+
+def test_what_was_can_be_started_again(instances: Instances, config: str) -> None:
+    """The status of one that failed has its command, name and quotes and all."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        flags = (f"--port={server.getsockname()[1]}", config, "--accept-origins=^https://a b$")
+        instances.run("start", "--name=dev", *flags, code=1)
+    shown = instances.run("status", "--name=dev", code=3).stdout
+    found = re.search(r"^  was: +kproxy (.*)$", shown, re.MULTILINE)
+    assert found
+    instances.run(*shlex.split(found[1]))
+    assert instances.status("dev")["is_running"]
+
+
+SIGNALLED = """
+import os, signal, sys
+from pathlib import Path
+from kproxy.errors import KproxyError
+from kproxy.instances import detaching
+from kproxy.instances.instance import InstanceFolder
+from kproxy.instances.keeper import Launch
+from kproxy.settings import read
+
+with InstanceFolder(Path(sys.argv[1]), create=True) as folder:
+    def run(*_):
+        assert folder.read("default").pid == os.getpid()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    launch = Launch(name="default", settings=read([], {}), arguments=(), withheld=())
+    try:
+        detaching.start_detached(launch, folder, folder.lock("default"), run, 20.0)
+    except KproxyError as error:
+        print(error.message)
+"""
+
+
+def test_a_stop_that_comes_early_is_told(instances: Instances) -> None:
+    """Before there is an event loop that takes signals, whoever started it hears why it ended."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(instances.state)], env=instances.environ, text=True,
+        capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "a signal ended it before it served\n"
+    assert instances.status(code=3)["state"] == "failed"
 
 
 def test_problems_are_told_with_code_2(instances: Instances, tmp_path: Path) -> None:
@@ -397,6 +479,37 @@ def test_a_stop_that_takes_too_long_tells_so_and_the_next_one_cuts(
                 assert instances.status()["state"] == "stopping"
                 assert "is stopped" in instances.run("stop", "--timeout=60s").stderr
     assert instances.pids() == set()
+
+
+def test_a_stop_knows_a_grace_period_that_was_raised_meanwhile(
+    instances: Instances, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The config file gave running requests more time after the start: the end may take as long."""
+    settings = tmp_path / "config.yaml"
+    settings.write_text("grace_period: 1ms\n")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        path = kubeconfig(tmp_path, f"http://127.0.0.1:{silent.getsockname()[1]}")
+        address = instances.start("--port=0", f"--kubeconfig={path}", f"--config={settings}")
+        settings.write_text("grace_period: 10m\n")
+        with instances.process("logs", "-f") as log:
+            log.wait_for_output("config.reloaded", "stdout")
+        host, _, port = address.rpartition(":")
+        with (
+            socket.create_connection((host, int(port)), 20) as client,
+            InstanceFolder(instances.state, create=False) as folder,
+            ThreadPoolExecutor() as pool,
+        ):
+            client.sendall(b"GET /api/v1/namespaces HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            upstream, _ = silent.accept()
+            with upstream:
+                assert upstream.recv(65536).startswith(b"GET /api/v1/namespaces ")
+                monkeypatch.setattr(daemon, "STOP_MARGIN_SECONDS", 1.0)
+                stopped = pool.submit(daemon.stop, "default", folder, timeout_seconds=None)
+                with pytest.raises(TimeoutError):
+                    stopped.result(2.0)
+                assert instances.status()["ending_seconds"] == 600
+            # The API server has gone, and so the request ends.
+            assert stopped.result(20) is not None
 
 
 # -- restart --

@@ -365,6 +365,22 @@ def test_an_unusable_runtime_folder_is_no_obstacle(tmp_path: Path, runtime: Path
     assert not Path(process.stdout.strip()).parent.exists()
 
 
+def test_a_runtime_folder_that_others_write_to_is_not_used(tmp_path: Path, runtime: Path) -> None:
+    """They could put another kubeconfig there, and so run programs in our name."""
+    runtime.chmod(0o777)
+    process = ran(*NOWHERE, "--", "sh", "-c", "echo $KUBECONFIG", runtime=runtime, TMPDIR=str(tmp_path))
+    assert process.stdout.startswith(f"{tmp_path}/kproxy-run-")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_closed_streams_are_no_obstacle(closed: str, runtime: Path) -> None:
+    """As some schedulers start programs; no pipe or socket of ours takes their place."""
+    command = shlex.join([*KPROXY, "run", *NOWHERE, "--", "sh", "-c", "test -n $KPROXY_URL && exit 7"])
+    with Process(["sh", "-c", f"{command} {closed}"], env={"XDG_RUNTIME_DIR": str(runtime)}) as process:
+        assert process.wait() == 7
+    assert process.stdout + process.stderr == ""
+
+
 # -- with pipes and terminals --
 
 

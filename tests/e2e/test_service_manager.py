@@ -9,6 +9,7 @@ import os
 import shlex
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -83,7 +84,8 @@ def test_each_step_of_its_life_is_told(manager: Manager, config: Path) -> None:
         assert int(reloading["MONOTONIC_USEC"]) > 0
         assert manager.hear() == ready
         program.send_signal(signal.SIGTERM)
-        assert manager.hear()["STOPPING"] == "1"
+        stopping = manager.hear()
+        assert (stopping["STOPPING"], stopping["EXTEND_TIMEOUT_USEC"]) == ("1", "20000000")
         assert program.wait() == 0
 
 
@@ -179,6 +181,33 @@ def test_passed_sockets_are_served(
         assert program.stop() == 0
     # The socket file is systemd's, which goes on listening for the next one.
     assert Path(path).exists()
+
+
+def test_passed_sockets_speak_what_their_entries_say(config: Path, tmp_path: Path) -> None:
+    """One is http and one https in the config file; they are passed in another order."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as plain,
+        socket.create_server(("127.0.0.1", 0)) as tls,
+    ):
+        http_port, https_port = plain.getsockname()[1], tls.getsockname()[1]
+        settings = tmp_path / "config.yaml"
+        settings.write_text(
+            f"listeners: [{{port: {http_port}}}, {{port: {https_port}, tls_self_signed: true}}]\n"
+        )
+        flag, env = f"--config={settings}", {"XDG_STATE_HOME": str(tmp_path)}
+        with Activated([tls, plain], flag, kubeconfig=config, env=env) as program:
+            assert get(f"127.0.0.1:{http_port}", "/version")[0] == 502
+            trust = ssl.create_default_context(cafile=str(tmp_path / "kproxy" / "tls" / "tls.crt"))
+            connection = http.client.HTTPSConnection("127.0.0.1", https_port, timeout=20, context=trust)
+            with contextlib.closing(connection):
+                connection.request("GET", "/version")
+                assert connection.getresponse().status == 502
+            assert program.stop() == 0
+        with socket.create_server(("127.0.0.1", 0)) as unknown:
+            program = Activated([unknown], flag, kubeconfig=config, env=env)
+            with pytest.raises(AssertionError, match="is none of `listeners`"):
+                program.start()
+    assert program.exit_code == 2
 
 
 def test_passed_sockets_outlive_a_reload(

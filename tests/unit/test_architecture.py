@@ -19,7 +19,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("requestinfo", "filters", "options", "listening"),
     ("wire", "framing", "headers", "exchange"),
     ("kube", "contexts", "clientconfig"),
-    ("snapshot",),
+    ("snapshot", "privatefile"),
     ("config", "settings"),
     ("log", "metrics"),
     # Towards the API server.
@@ -247,7 +247,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     ("create_subprocess_exec", calls("create_subprocess_exec"), {"credentials.exec_plugin"}),
     ("create_subprocess_shell", calls("create_subprocess_shell"), set()),
     ("subprocess", mentions("subprocess"), {"instances.service"}),
-    ("tempfile", mentions("tempfile"), {"tls", "demo", "commands.run", "commands.handout"}),
+    ("tempfile", mentions("tempfile"), {"tls", "demo", "commands.run", "privatefile"}),
     ("structlog.configure", calls("structlog.configure"), {"log"}),
     ("logging", mentions("logging"), {"log", "demo"}),
     (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import fcntl
 import json
 import os
 import signal
@@ -142,6 +144,34 @@ def test_a_file_in_its_place_is_told(path: Path) -> None:
     path.write_text("")
     with pytest.raises(InstanceError, match="cannot hold the state of instances"):
         InstanceFolder(path, create=True)
+
+
+def test_a_folder_that_cannot_be_seen_is_told(path: Path, tmp_path: Path) -> None:
+    """As the runtime folder of the user that one was before `su`."""
+    tmp_path.chmod(0)
+    # Root sees everything.
+    os.seteuid(65534 if os.geteuid() == 0 else os.geteuid())
+    try:
+        with pytest.raises(InstanceError, match=r"Permission denied; set XDG_RUNTIME_DIR to a folder"):
+            InstanceFolder(path, create=False)
+    finally:
+        os.seteuid(os.getuid())
+        tmp_path.chmod(0o700)
+
+
+def test_a_file_system_without_locks_is_told(folder: InstanceFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By those who look, too, and not by the descriptor that they close."""
+
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    lock = folder.lock("default")
+    assert lock is not None
+    os.close(lock)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    for ask in (folder.lock, folder.is_locked):
+        with pytest.raises(InstanceError, match="without locks"):
+            ask("default")
 
 
 @pytest.mark.parametrize("ending", [".json", ".lock"])

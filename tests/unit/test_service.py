@@ -87,6 +87,8 @@ def test_the_environment_goes_along_without_secrets() -> None:
         "KUBECONFIG": f"/a:{Path.cwd()}/b",
         "KPROXY_V": "4",
     }
+    others = {"KUBERC": "off", "KUBECTL_KUBERC": "false", "https_proxy": "http://p:1", "no_proxy": "x"}
+    assert dict(describe("default", Config(), (), others, with_socket=False).environment) == others
     assert left_out(ENVIRON) == ["KPROXY_TOKEN"]
     assert left_out({"HTTPS_PROXY": "http://u:p@proxy"}) == ["HTTPS_PROXY"]
     assert not any("hush" in content for content in systemd().values())

@@ -13,9 +13,10 @@ from pathlib import Path
 import pytest
 
 from kproxy.errors import ConfigError
+from kproxy.listening import ListenerConfig
 from kproxy.log import configure
 from kproxy.supervisor import Serving
-from kproxy.systemd import Notifier, take_notifier, take_passed_sockets
+from kproxy.systemd import Notifier, listeners_of, take_notifier, take_passed_sockets
 
 WHAT = Serving(
     addresses=("127.0.0.1:8001", "[::1]:8001"),
@@ -52,8 +53,9 @@ async def test_each_step_is_one_message(manager: socket.socket) -> None:
     assert at.removeprefix("MONOTONIC_USEC=").isdecimal()
     notifier.reloaded()
     assert said(manager) == ["READY=1", serving]
-    notifier.stopping()
-    assert said(manager)[0] == "STOPPING=1"
+    notifier.stopping(60.0)
+    # The unit knows the grace period of its installation only.
+    assert said(manager)[:2] == ["STOPPING=1", "EXTEND_TIMEOUT_USEC=70000000"]
     notifier.reloading()
     notifier.reloaded()
     notifier.close()
@@ -95,7 +97,7 @@ async def test_a_manager_that_is_gone_is_told_of_once(tmp_path: Path) -> None:
         configure("json", 0, stream)
         notifier = Notifier(str(tmp_path / "gone"), None)
         notifier.serving(WHAT)
-        notifier.stopping()
+        notifier.stopping(1.0)
         notifier.close()
     assert log.read_text().count("supervisor.unreachable") == 1
 
@@ -151,3 +153,36 @@ def test_sockets_that_are_not_there_are_an_error(count: object, expected: str) -
     """Serving something else than was asked for would go unnoticed."""
     with pytest.raises(ConfigError, match=expected):
         take_passed_sockets(passed_variables(count))
+
+
+def test_a_passed_socket_is_what_is_configured_for_its_address(tmp_path: Path) -> None:
+    """In whatever order they come; the address may be written in another way."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("127.0.0.1", 0)) as second,
+        socket.socket(socket.AF_UNIX) as unix,
+    ):
+        unix.bind(str(tmp_path / "s"))
+        unix.listen()
+        plain = ListenerConfig(address="localhost", port=first.getsockname()[1], tls_self_signed=False)
+        tls = ListenerConfig(port=second.getsockname()[1], tls_certificate="/c")
+        local = ListenerConfig(unix_socket=str(tmp_path / "s"), mode=0o660)
+        passed = [each.fileno() for each in (unix, second, first)]
+        found = listeners_of(passed, (plain, tls, local))
+        assert [each.fd for each in found] == passed
+        assert [each.tls_certificate for each in found] == [None, "/c", None]
+        assert [each.tls_self_signed for each in found] == [None, None, False]
+        assert {each.label for each in found} == {"LISTEN_FDS"}
+        assert found[0].unix_socket is None
+        # They are still open, and nobody's but the caller's.
+        assert first.getsockname()[1] == plain.port
+
+
+def test_a_passed_socket_of_unknown_tls_is_an_error() -> None:
+    """Who expects https must not get http; without such settings there is nothing to mistake."""
+    with socket.create_server(("127.0.0.1", 0)) as passed:
+        place = f"127.0.0.1:{passed.getsockname()[1]}"
+        with pytest.raises(ConfigError, match=f"{place} was passed, but is none of `listeners`"):
+            listeners_of([passed.fileno()], (ListenerConfig(port=1, tls_self_signed=True),))
+        (found,) = listeners_of([passed.fileno()], (ListenerConfig(port=1),))
+        assert found == ListenerConfig(fd=passed.fileno(), label="LISTEN_FDS")
