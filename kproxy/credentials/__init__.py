@@ -55,10 +55,10 @@ def open_source(
     if user.token or user.token_file or user.username:
         return local
     if user.exec is not None and not has_certificate(user):
-        from kproxy.credentials.exec_plugin import ExecPlugin
+        from kproxy.credentials.exec_sharing import open_plugin
         from kproxy.credentials.renewal import RenewingSource
 
-        plugin = ExecPlugin(
+        plugin = open_plugin(
             context,
             timeout_seconds=exec_timeout_seconds,
             extra_path=exec_path,

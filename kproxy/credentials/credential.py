@@ -16,6 +16,10 @@ class ClientCertificate:
     key_pem: bytes = field(repr=False)
 
 
+Content = tuple[str | None, bytes | None]
+"""What an API server sees of a credential: the Authorization value, and the certificate."""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Credential:
     """What one request needs. Compared by identity, so that a 401 is held against the right one.
@@ -29,6 +33,10 @@ class Credential:
     issued_at: float | None = None
     expires_at: float | None = None
     kind: str = "none"
+
+    @property
+    def content(self) -> Content:
+        return self.authorization, self.certificate.certificate_pem if self.certificate is not None else None
 
     def is_ending(self, now: float) -> bool:
         """Whether less than a tenth of its life is left at `now` (seconds since the epoch)."""

@@ -12,15 +12,14 @@ import errno
 import os
 import signal
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from itertools import chain
 
-from kproxy.credentials.credential import ClientCertificate, Credential, bearer, place
+from kproxy.credentials.credential import ClientCertificate, Credential, bearer
 from kproxy.credentials.exec_credential import ExecStatus, clean_hint, exec_info, parse_output
 from kproxy.credentials.expiry import certificate_life, earliest, token_life
-from kproxy.errors import ExecPluginError, KubeconfigError
-from kproxy.kube.kubeconfig import ResolvedContext
+from kproxy.errors import KubeconfigError
+from kproxy.kube.kubeconfig import Cluster, ExecConfig
 from kproxy.kube.kuberc import PluginPolicy
 from kproxy.tls import client_context
 
@@ -37,12 +36,21 @@ To learn more about this feature, consult the documentation available at:
       https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins"""
 
 
+_NO_CLUSTER = Cluster(name="", server="", insecure_skip_tls_verify=True)
+"""To try a certificate with its key: no authority is read for that."""
+
+
+class PluginError(Exception):
+    """Why a run gave no credential; whose it would have been is for others to say."""
+
+
 class ExecPlugin:
-    """The issuer of one context's exec plugin. Each `issue` is one run of it."""
+    """A program to run, with all that a run depends on."""
 
     def __init__(
         self,
-        context: ResolvedContext,
+        config: ExecConfig,
+        cluster: Cluster | None,
         *,
         timeout_seconds: float,
         extra_path: tuple[str, ...],
@@ -50,37 +58,25 @@ class ExecPlugin:
         environ: Mapping[str, str],
         clock: Callable[[], float],
     ) -> None:
-        """`extra_path` lists directories searched after those of PATH; `clock`: seconds since the epoch."""
-        if context.user.exec is None:
-            raise ValueError("the user has no exec plugin")
-        self._config = context.user.exec
-        self._cluster = context.cluster
-        self._user = context.user
-        self._where = place(context)
+        """`cluster` is what it is told of (provideClusterInfo). `extra_path` lists directories searched after
+        those of PATH; `clock`: seconds since the epoch.
+        """
+        self._config = config
+        self._cluster = cluster
         self._timeout_seconds = timeout_seconds
         self._path = os.pathsep.join(filter(None, (environ.get("PATH", os.defpath), *extra_path)))
         self._has_extra_path = bool(extra_path)
         self._policy = policy
         self._environ = environ
         self._clock = clock
-        # For trying a pair no authority need be read.
-        self._pair_cluster = replace(
-            context.cluster,
-            insecure_skip_tls_verify=True,
-            certificate_authority=None,
-            certificate_authority_data=None,
-        )
 
-    async def issue(self, avoid: Collection[str]) -> Credential:
-        """Run the plugin. It cannot be told what to `avoid`: the protocol has no field for it.
-
-        Raises ExecPluginError.
-        """
+    async def run(self) -> Credential:
+        """Run it once. Raises PluginError. Cancelled, it leaves nothing running."""
         output = await self._run()
         try:
             return self._credential(parse_output(output, self._config.api_version))
         except ValueError as error:
-            raise self._error(str(error)) from None
+            raise PluginError(str(error)) from None
 
     def _credential(self, status: ExecStatus) -> Credential:
         """The credential of `status`. Raises ValueError when it cannot be used."""
@@ -92,7 +88,7 @@ class ExecPlugin:
             certificate = ClientCertificate(certificate_pem=status.certificate_pem, key_pem=status.key_pem)
             lives.append(certificate_life(status.certificate_pem))
             try:
-                client_context(self._pair_cluster, certificate, self._user)
+                client_context(_NO_CLUSTER, certificate)
             except KubeconfigError as error:
                 raise ValueError(f"failed parsing client key/certificate: {error}") from None
         return Credential(
@@ -128,14 +124,14 @@ class ExecPlugin:
                         start_new_session=not is_interactive,
                     )
                 except OSError as error:
-                    raise self._error(self._start_failure(program, error)) from None
+                    raise PluginError(self._start_failure(program, error)) from None
                 writer.close()
                 code = await self._exit_code(process, program, has_own_session=not is_interactive)
                 await asyncio.wait((output.ended,), timeout=DRAIN_SECONDS)
         if code != 0:
-            raise self._error(self._exit_failure(program, code))
+            raise PluginError(self._exit_failure(program, code))
         if output.is_too_long:
-            raise self._error(f"exec: executable {program} printed more than {LIMIT_BYTES >> 20} MiB")
+            raise PluginError(f"exec: executable {program} printed more than {LIMIT_BYTES >> 20} MiB")
         return bytes(output.data)
 
     async def _exit_code(self, process: Process, program: str, *, has_own_session: bool) -> int:
@@ -144,7 +140,7 @@ class ExecPlugin:
             async with asyncio.timeout(self._timeout_seconds):
                 return await process.wait()
         except TimeoutError:
-            raise self._error(
+            raise PluginError(
                 f"exec: executable {program} did not end within {self._timeout_seconds:g} s and was "
                 "stopped; if it waits for a login, finish that sooner or raise --exec-timeout"
             ) from None
@@ -157,11 +153,11 @@ class ExecPlugin:
         command = self._config.command
         program = self._which(command)
         if refusal := self._policy.refusal(command, program or command, self._which):
-            raise self._error(refusal)
+            raise PluginError(refusal)
         if program is None:
             if os.sep in command:
                 return command  # starting it tells best what is wrong with it
-            raise self._error(
+            raise PluginError(
                 f"exec: executable {command} not found in {self._path or 'an empty PATH'}; "
                 "add its directory with --exec-path, or write its whole path as exec.command"
                 f"\n\n{_HELP}{self._hint()}"
@@ -185,7 +181,7 @@ class ExecPlugin:
             return False
         has_terminal = _has_terminal()
         if mode == "Always" and not has_terminal:
-            raise self._error(
+            raise PluginError(
                 "exec plugin cannot support interactive mode: standard input is not a terminal; "
                 "start kproxy in the foreground of one, or set interactiveMode if the plugin can do without"
             )
@@ -194,19 +190,19 @@ class ExecPlugin:
     def _environment(self, is_interactive: bool) -> dict[str, str]:
         if any("\0" in text for text in (*self._config.args, *chain.from_iterable(self._config.env))):
             # uvloop would cut it off there, asyncio raise a ValueError.
-            raise self._error("exec: args or env hold a NUL character; take it out")
+            raise PluginError("exec: args or env hold a NUL character; take it out")
         environment = dict(self._environ)
         if self._has_extra_path:
             # Plugins start helpers that are found where they are found themselves.
             environment["PATH"] = self._path
         environment.update(self._config.env)
-        cluster = self._cluster if self._config.provide_cluster_info else None
+        cluster = self._cluster
         authority = cluster.certificate_authority_data if cluster is not None else None
         if cluster is not None and cluster.certificate_authority is not None:
             try:
                 authority = cluster.certificate_authority.read_bytes()
             except OSError as error:
-                raise self._error(
+                raise PluginError(
                     f"failed to load CA bundle for execProvider: {cluster.certificate_authority}: "
                     f"{error.strerror}"
                 ) from None
@@ -238,11 +234,6 @@ class ExecPlugin:
     def _hint(self) -> str:
         hint = clean_hint(self._config.install_hint)
         return f"\n\n{hint}" if hint else ""
-
-    def _error(self, text: str) -> ExecPluginError:
-        return ExecPluginError(
-            f'{self._where}: exec plugin "{self._config.command}": getting credentials: {text}'
-        )
 
 
 class _Output(asyncio.Protocol):

@@ -21,7 +21,7 @@ from weakref import WeakValueDictionary
 
 import structlog
 
-from kproxy.credentials.credential import Credential, bearer, place
+from kproxy.credentials.credential import Content, Credential, bearer, place
 from kproxy.credentials.expiry import jwt_claims, schedule, token_life
 from kproxy.credentials.oidc_store import StoreError, TokenStore
 from kproxy.errors import ConfigError, KubeconfigError, RefreshError
@@ -59,7 +59,7 @@ class OidcIssuer:
         self._where = where
         self._clock = clock
 
-    async def issue(self, avoid: Collection[str]) -> Credential:
+    async def issue(self, avoid: Collection[Content]) -> Credential:
         """Raises RefreshError."""
         try:
             token = await self._session.token(avoid)
@@ -134,7 +134,7 @@ class OidcSession:
         self._fetched_until = float("-inf")
         self._turn = asyncio.Lock()
 
-    async def token(self, avoid: Collection[str]) -> str:
+    async def token(self, avoid: Collection[Content]) -> str:
         """An id-token that is good now; a fetched one unless one is at hand that is not to be avoided.
 
         Raises Refused.
@@ -146,7 +146,7 @@ class OidcSession:
                 if at_hand:
                     if jwt_claims(at_hand) is None:
                         raise Refused(f"ID Token is not a valid JWT; {LOGIN}")
-                    if self._is_good(at_hand) and f"Bearer {at_hand}" not in avoid:
+                    if self._is_good(at_hand) and (f"Bearer {at_hand}", None) not in avoid:
                         return at_hand
                 if not self._tokens[REFRESH_TOKEN]:
                     if self._clock() < (token_life(at_hand).expires_at or 0.0):

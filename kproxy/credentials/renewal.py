@@ -13,7 +13,7 @@ from typing import Protocol
 
 import structlog
 
-from kproxy.credentials.credential import ClientCertificate, Credential
+from kproxy.credentials.credential import ClientCertificate, Content, Credential
 from kproxy.credentials.expiry import format_timestamp, schedule
 from kproxy.errors import CredentialError
 
@@ -34,8 +34,8 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 class Issuer(Protocol):
     """Where fresh credentials come from."""
 
-    async def issue(self, avoid: Collection[str]) -> Credential:
-        """A credential, not with one of the `avoid` Authorization values if that can be helped.
+    async def issue(self, avoid: Collection[Content]) -> Credential:
+        """A credential, not with one of the contents to `avoid` if that can be helped.
 
         Raises CredentialError. Cancelled, it leaves nothing running.
         """
@@ -53,7 +53,7 @@ class RenewingSource:
         monotonic: Callable[[], float],
     ) -> None:
         """`clock` counts seconds since the epoch, `monotonic` is for intervals."""
-        self._issuer = issuer
+        self._issuer: Issuer | None = issuer
         self._context_name = context_name
         self._clock = clock
         self._monotonic = monotonic
@@ -69,7 +69,7 @@ class RenewingSource:
         self._renewal: asyncio.Task[None] | None = None
         self._outcome: Credential | CredentialError | None = None
         self._settled_until = float("-inf")
-        self._rejected: deque[tuple[object, ...]] = deque(maxlen=REMEMBERED_REJECTIONS)
+        self._rejected: deque[Content] = deque(maxlen=REMEMBERED_REJECTIONS)
         self._rejections = 0
         self._rejected_at = float("-inf")
         self._streak = 0
@@ -107,7 +107,7 @@ class RenewingSource:
             return
         self._credential = None
         self._refresh_at = self._unusable_at = float("-inf")
-        self._rejected.append(_content(credential))
+        self._rejected.append(credential.content)
         self._rejections += 1
         now = self._monotonic()
         # One that was good for a while was not refused from the start: it is no part of a streak.
@@ -121,6 +121,8 @@ class RenewingSource:
         if self._renewal is not None:
             self._renewal.cancel()
             await asyncio.wait((self._renewal,))
+        # What is behind it may be shared; it is forgotten with the last who let go.
+        self._issuer = None
 
     def _ageing(self) -> Credential | None:
         """The credential if it can still be sent, with its renewal under way."""
@@ -143,12 +145,13 @@ class RenewingSource:
         return self._renewal
 
     async def _renew(self) -> None:
+        assert self._issuer is not None
         try:
             while True:
                 started_at = self._monotonic()
                 rejections = self._rejections
                 fresh = await self._issuer.issue(self._to_avoid())
-                if self._rejections == rejections or _content(fresh) not in self._rejected:
+                if self._rejections == rejections or fresh.content not in self._rejected:
                     break
                 # It was asked for before the API server refused just this one: once more.
         except CredentialError as error:
@@ -158,11 +161,8 @@ class RenewingSource:
         finally:
             self._renewal = None
 
-    def _to_avoid(self) -> Collection[str]:
-        known = {authorization for authorization, *_ in self._rejected}
-        if self._credential is not None:
-            known.add(self._credential.authorization)
-        return {authorization for authorization in known if isinstance(authorization, str)}
+    def _to_avoid(self) -> Collection[Content]:
+        return {*self._rejected, *([self._credential.content] if self._credential is not None else [])}
 
     def _succeed(self, fresh: Credential, started_at: float) -> None:
         now = self._clock()
@@ -177,7 +177,7 @@ class RenewingSource:
             self._warn("credential.expired", expires_at=format_timestamp(fresh.expires_at))
             return
         self._settled_until = self._warned_at = float("-inf")
-        if used is not None and _content(fresh) == _content(used) and fresh.expires_at == used.expires_at:
+        if used is not None and fresh.content == used.content and fresh.expires_at == used.expires_at:
             # Plugins have caches too, and many hand out a token up to its end.
             self._outcome = used
             self._put_off(now)
@@ -206,7 +206,7 @@ class RenewingSource:
 
     def _pause(self, fresh: Credential, started_at: float) -> float:
         """How long nothing newer is asked for should the API server refuse `fresh`."""
-        pause = RETRY_SECONDS if _content(fresh) in self._rejected else 0.0
+        pause = RETRY_SECONDS if fresh.content in self._rejected else 0.0
         if self._streak >= PROMPT_ANSWERS and started_at < self._rejected_at + STREAK_SECONDS:
             doubled = RETRY_SECONDS * 2 ** min(self._streak - PROMPT_ANSWERS, 10)
             pause = max(pause, min(doubled, LONGEST_PAUSE_SECONDS))
@@ -235,8 +235,3 @@ class RenewingSource:
         if now >= self._warned_at + WARNING_SECONDS:
             self._warned_at = now
             log.warning(event, context=self._context_name, **facts)
-
-
-def _content(credential: Credential) -> tuple[object, ...]:
-    certificate = credential.certificate
-    return credential.authorization, certificate.certificate_pem if certificate is not None else None

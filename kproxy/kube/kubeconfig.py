@@ -46,7 +46,6 @@ class ExecConfig:
     install_hint: str = ""
     provide_cluster_info: bool = False
     interactive_mode: str = "IfAvailable"
-    directory: Path = Path()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -307,7 +306,6 @@ def _exec(fields: Section, path: Path) -> ExecConfig:
         install_hint=fields.string("installHint"),
         provide_cluster_info=fields.boolean("provideClusterInfo"),
         interactive_mode=fields.string("interactiveMode") or mode,
-        directory=path.parent,
     )
 
 

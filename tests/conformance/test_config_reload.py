@@ -289,6 +289,20 @@ async def test_other_contexts_that_are_open_change_as_well(
         await watch.expects("going on")
 
 
+async def test_new_connections_cost_no_login(
+    program: Program, config: ConfigFile, kubeconfig: Kubeconfig
+) -> None:
+    """An exec plugin is not run again because its context is opened in another way."""
+    plugin = Plugin(kubeconfig.path.parent / "plugin")
+    plugin.issues(token=plant("of-the-plugin"))
+    kubeconfig.users["a"] = {"exec": exec_user(plugin)}
+    await hung_up(program, kubeconfig.write)
+    await seen_by(program)
+    await reloaded(program, lambda: config.set(keepalive="20s"))
+    await seen_by(program)
+    assert plugin.runs == 1
+
+
 # -- the rest --
 
 

@@ -14,6 +14,7 @@ import sys
 import termios
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ async def opened() -> AsyncIterator[Open]:
         fields = {"api_version": V1, "interactive_mode": "Never"}
         fields |= {name: value for name, value in kwargs.items() if name in names}
         options = {name: value for name, value in kwargs.items() if name not in names}
+        # Those who would run a plugin in the same way share its runs: most tests want runs of their own.
+        options.setdefault("environ", dict(os.environ))
         config = ExecConfig(command=str(command), **fields)  # type: ignore[arg-type]
         source = open_source(context_of(config, cluster), **options)
         sources.append(source)
@@ -562,6 +565,154 @@ async def test_closing_ends_a_running_plugin(opened: Open, plugin: Plugin) -> No
         hold.release()
     assert (await asyncio.gather(waiting, return_exceptions=True))[0].__class__.__name__ == "CredentialError"
     await eventually(lambda: not is_alive(plugin.process_ids[0]))
+
+
+# -- runs that are shared --
+
+
+class Sharing:
+    """Sources of several contexts, for the same plugin and in one environment."""
+
+    def __init__(self, plugin: Plugin) -> None:
+        self.plugin = plugin
+        self.clock = Clock()
+        self.environ = dict(os.environ)
+        self.sources: list[CredentialSource] = []
+
+    def open(self, name: str, cluster: Cluster | None = None, **fields: Any) -> CredentialSource:
+        config = ExecConfig(
+            command=str(self.plugin.path), api_version=V1, **{"interactive_mode": "Never", **fields}
+        )
+        context = replace(context_of(config, cluster), name=name)
+        source = open_source(context, environ=self.environ, clock=self.clock, monotonic=self.clock)
+        self.sources.append(source)
+        return source
+
+
+@pytest.fixture
+async def sharing(plugin: Plugin) -> AsyncIterator[Sharing]:
+    sharing = Sharing(plugin)
+    yield sharing
+    for source in sharing.sources:
+        await source.close()
+
+
+async def test_contexts_with_the_same_plugin_share_a_run(sharing: Sharing, plugin: Plugin) -> None:
+    """Those who come at once, and who comes later; one login in a browser is for all of them."""
+    sources = [sharing.open(name) for name in "abc"]
+    tokens = {(await source.get()).authorization for source in sources}
+    tokens |= {each.authorization for each in await asyncio.gather(*(s.get() for s in sources))}
+    assert (tokens, plugin.runs) == ({"Bearer pt"}, 1)
+    plugin.issues(token="next")
+    fresh = [sharing.open(name, env=(("A", "b"),)) for name in "abc"]
+    tokens = {each.authorization for each in await asyncio.gather(*(s.get() for s in fresh))}
+    assert (tokens, plugin.runs) == ({"Bearer next"}, 2)
+
+
+async def test_what_a_plugin_is_told_decides_who_shares(sharing: Sharing, plugin: Plugin) -> None:
+    """Another argument, or another cluster if it is told of that; what the cluster is called does not."""
+    one, other = (Cluster(name=name, server=f"https://{name}.test") for name in ("one", "other"))
+    for cluster, fields, runs in (
+        (one, {}, 1),
+        (other, {}, 1),
+        (one, {"args": ("x",)}, 2),
+        (one, {"provide_cluster_info": True}, 3),
+        (replace(one, name="alias"), {"provide_cluster_info": True}, 3),
+        (other, {"provide_cluster_info": True}, 4),
+        (replace(other, exec_config={"a": [1]}), {"provide_cluster_info": True}, 5),
+    ):
+        await sharing.open("x", cluster, **fields).get()
+        assert plugin.runs == runs
+
+
+async def test_a_401_is_one_contexts_own(sharing: Sharing, plugin: Plugin) -> None:
+    """Whom the API server refuses gets a new credential; the others keep theirs until it is refused, too."""
+    a, b, c = (sharing.open(name) for name in "abc")
+    old = [await source.get() for source in (a, b, c)]
+    plugin.issues(token="next")
+    a.invalidate(old[0])
+    assert (await a.get()).authorization == "Bearer next"
+    assert b.current() is old[1]
+    b.invalidate(old[1])
+    c.invalidate(old[2])
+    fresh = await asyncio.gather(b.get(), c.get())
+    assert [each.authorization for each in fresh] == ["Bearer next"] * 2
+    assert plugin.runs == 2
+
+
+async def test_a_certificate_that_is_refused_is_not_handed_out_again(
+    sharing: Sharing, plugin: Plugin
+) -> None:
+    """Although there is no token that tells the old one from the new one."""
+    source = sharing.open("a")
+    for runs in (1, 2):
+        certificate, key = AUTHORITY.issue("alice", client=True)
+        plugin.issues(clientCertificateData=certificate.decode(), clientKeyData=key.decode())
+        credential = await source.get()
+        assert credential.certificate is not None
+        assert (credential.certificate.certificate_pem, plugin.runs) == (certificate, runs)
+        source.invalidate(credential)
+
+
+async def test_a_run_from_before_the_refusal_does_not_answer_it(sharing: Sharing, plugin: Plugin) -> None:
+    """It may give just what the API server has refused since: another one does then."""
+    a, b = sharing.open("a"), sharing.open("b")
+    refused = await a.get()
+    sharing.clock.pass_seconds(1)
+    hold = plugin.hold()
+    b.invalidate(await b.get())
+    asking = asyncio.create_task(b.get())
+    await hold.reached()
+    a.invalidate(refused)
+    also = asyncio.create_task(a.get())
+    hold.release()
+    assert (await asking).authorization == (await also).authorization == "Bearer pt"
+    assert plugin.runs == 3
+
+
+async def test_each_context_is_told_by_its_own_name(sharing: Sharing, plugin: Plugin) -> None:
+    """The run that failed was one for both."""
+    plugin.does("exit 7")
+    hold = plugin.hold()
+    asking = [asyncio.create_task(sharing.open(name).get()) for name in "ab"]
+    await hold.reached()
+    hold.release()
+    errors = await asyncio.gather(*asking, return_exceptions=True)
+    for name, error in zip("ab", errors, strict=True):
+        assert isinstance(error, ExecPluginError)
+        assert str(error).startswith(f'context "{name}": ')
+        assert "exit code 7" in str(error)
+    assert plugin.runs == 1
+
+
+async def test_a_run_ends_with_the_last_who_wants_it(sharing: Sharing, plugin: Plugin) -> None:
+    """A context that is closed does not end it for the others."""
+    a, b = sharing.open("a"), sharing.open("b")
+    hold = plugin.hold()
+    asking = [asyncio.create_task(source.get()) for source in (a, b)]
+    await hold.reached()
+    await a.close()
+    (process_id,) = plugin.process_ids
+    assert is_alive(process_id)
+    await b.close()
+    await eventually(lambda: not is_alive(process_id))
+    with contextlib.suppress(BrokenPipeError):
+        hold.release()
+    errors = await asyncio.gather(*asking, return_exceptions=True)
+    assert ["credentials are closed" in str(error) for error in errors] == [True, True]
+
+
+async def test_a_credential_is_forgotten_with_its_last_context(sharing: Sharing, plugin: Plugin) -> None:
+    """A context that nobody used for a while asks anew; one that takes over from another does not."""
+    a = sharing.open("a")
+    await a.get()
+    again = sharing.open("a")
+    await a.close()
+    await again.get()
+    assert plugin.runs == 1
+    await again.close()
+    await sharing.open("a").get()
+    assert plugin.runs == 2
 
 
 async def test_no_file_descriptor_is_left_open(opened: Open, plugin: Plugin) -> None:

@@ -9,6 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from kproxy.credentials import ClientCertificate, Credential
+from kproxy.credentials.credential import Content
 from kproxy.credentials.renewal import RenewingSource
 from kproxy.errors import CredentialError, ExecPluginError
 from tests.support.clock import Clock
@@ -21,7 +22,7 @@ class Counter:
         self.clock = clock
         self.life_seconds = life_seconds
         self.calls = 0
-        self.avoided: Collection[str] = ()
+        self.avoided: Collection[Content] = ()
         self.error: Exception | None = None
         self.token: str | None = None
         self.certificate: tuple[bytes, bytes] | None = None
@@ -29,7 +30,7 @@ class Counter:
         self.gate.set()
         self.reached = asyncio.Event()
 
-    async def issue(self, avoid: Collection[str]) -> Credential:
+    async def issue(self, avoid: Collection[Content]) -> Credential:
         self.calls += 1
         self.avoided = avoid
         token = self.token or f"t{self.calls}"
@@ -145,7 +146,7 @@ async def test_it_is_renewed_in_the_background_before_it_ends(setting: Setting) 
     assert second is not None
     assert second.authorization == "Bearer t2"
     assert setting.issuer.calls == 2
-    assert setting.issuer.avoided == {"Bearer t1"}
+    assert setting.issuer.avoided == {("Bearer t1", None)}
 
 
 async def test_nothing_runs_while_there_is_no_traffic(setting: Setting) -> None:
@@ -284,7 +285,7 @@ async def test_a_401_renews_once_for_all(setting: Setting) -> None:
     setting.source.invalidate(first)
     assert await setting.token() == "Bearer t2", "a late 401 of the old one does not touch the new one"
     assert setting.issuer.calls == 2
-    assert setting.issuer.avoided == {"Bearer t1"}
+    assert setting.issuer.avoided == {("Bearer t1", None)}
 
 
 async def test_the_same_token_after_a_401_is_handed_out_again_without_a_loop(setting: Setting) -> None:

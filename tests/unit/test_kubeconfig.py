@@ -226,7 +226,6 @@ def test_every_field_is_read(tmp_path: Path) -> None:
     assert plugin.api_version == "client.authentication.k8s.io/v1beta1"
     assert plugin.provide_cluster_info
     assert (plugin.install_hint, plugin.interactive_mode) == ("do this", "IfAvailable")
-    assert plugin.directory == path.parent
 
 
 def test_empty_fields_are_absent(tmp_path: Path) -> None:
