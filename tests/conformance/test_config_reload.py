@@ -505,7 +505,7 @@ async def test_a_kubeconfig_may_come_after_the_setting_that_names_it(
     async with Program(f"--config={config.path}") as program:
         await reloaded(program, lambda: config.set(kubeconfig=str(other.path)), "config.reload_failed")
         assert (await seen_by(program))["server"] == "a"
-        line = await noticed(program, other.write)
+        line = await noticed(program, other.write, "config.reloaded")
         assert line["keys"] == ["kubeconfig"]
         assert (await seen_by(program))["server"] == "b"
 

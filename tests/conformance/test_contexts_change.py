@@ -341,16 +341,14 @@ async def test_new_settings_that_do_not_work_leave_the_old_ones(config: Kubeconf
         assert (await ask(program, "/clusters/b/api")).json()["authorization"] == f"Bearer {mended}"
 
 
-async def test_what_new_settings_name_may_come_later(config: Kubeconfig, b: ApiServer, ca: CA) -> None:
+async def test_what_new_settings_name_may_come_later(config: Kubeconfig, b: ApiServer, pki: Pki) -> None:
     """An open context goes on as it was until the file is there, and not for longer."""
     path = config.path.with_name("ca.pem")
     async with Program("--all-contexts", kubeconfig=config.path) as program:
         assert await served_by(program, "/clusters/b/api") == "b"
         config.add(b, {"certificate-authority": str(path)}, token=(token := plant("later")))
-        config.write()
-        await until(lambda: count(program, "context.unusable", "b") == 1, "the warning")
-        path.write_bytes(ca.pem)
-        await until(lambda: count(program, "kubeconfig.reloaded") == 1, "the reload")
+        await noticed(program, config.write, "context.unusable")
+        await noticed(program, lambda: path.write_bytes(pki.ca.pem))
         assert (await ask(program, "/clusters/b/api")).json()["authorization"] == f"Bearer {token}"
 
 
@@ -367,12 +365,11 @@ async def test_a_mended_context_is_not_told_of_as_broken(config: Kubeconfig) -> 
     config.users["b"] = {"client-certificate-data": "aGk=", "client-key-data": "aGk="}
     config.write()
     async with Program("--all-contexts", kubeconfig=config.path) as program:
-        await until(lambda: count(program, "context.unusable", "b") == 1, "the warning")
+        await program.event("context.unusable")
         assert (await state())[0] == "unusable"
         config.users["b"] = good
         config.users["a"]["token"] = plant("renewed-a")
-        config.write()
-        await hung_up(program)
+        await hung_up(program, config.write)
         assert await state() == ("not opened", None)
 
 
