@@ -2,7 +2,7 @@
 
 The program is started once per module, with its PROGRAM_ARGS and PROGRAM_ENV; the API server anew for each
 test, on the port that the kubeconfig names. After each test the program must be back at its idle descriptors.
-`http2_gateway` is the same with an API server that speaks HTTP/2.
+`http2_gateway` is the same with an API server that speaks HTTP/2, `either` one and then the other.
 
 KPROXY_TEST_SUBJECT=kubectl puts kubectl proxy in the place of kproxy, to compare: what fails then is what
 differs.
@@ -10,9 +10,10 @@ differs.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,8 @@ from typing import Any
 
 import pytest
 
-from tests.support import proc, secrets
-from tests.support.answers import BLOCK, answer, big, head
+from tests.support import answers, http2_answers, proc, secrets
+from tests.support.answers import BLOCK, Step, answer, big, chunked, head
 from tests.support.api_server import ApiServer
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_server import H2, Http2Connection, Http2Responder, Http2Server, Stream
@@ -31,6 +32,7 @@ from tests.support.pki import CA
 from tests.support.ports import reserved_port
 from tests.support.program import KubectlProxy, Program, ProxyProcess, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request, Responder
+from tests.support.watches import Http2Watch, Watch
 
 COMPARES = os.environ.get("KPROXY_TEST_SUBJECT") == "kubectl"
 
@@ -125,6 +127,32 @@ class Gateway:
         await client.send(data)
         return client, await client.read_response("HEAD" if data.startswith(b"HEAD ") else "GET")
 
+    async def watch(self, target: str = "/watched") -> Watch:
+        """A client's watch of `target`, whose events the test sends."""
+        events: asyncio.Queue[bytes | Step] = asyncio.Queue()
+        self.answers(answers.watch(events), target)
+        client, response = await self._opened(f"{target}?watch=true")
+        return Watch(client, response, events, Step.LAST_CHUNK)
+
+    async def _opened(self, target: str) -> tuple[RawClient, Response]:
+        client = await self.connect()
+        await client.send(request_bytes("GET", target))
+        return client, await client.read_head()
+
+    def replies(self, body: bytes, headers: Sequence[tuple[str, str]] = (), *, length: bool = True) -> None:
+        """Answer all requests with that body, with its Content-Length or in chunks."""
+        self.answers(answer(body, headers=headers) if length else chunked([body], headers))
+
+    def reads(self, take: Callable[[bytes], object]) -> None:
+        """Hand each piece of request bodies to `take`, and answer 201 at the end."""
+
+        async def respond(connection: Connection, request: Request) -> None:
+            while piece := await connection.read_body_piece(request):
+                take(piece)
+            await connection.send(head(201, [("Content-Length", "0")]))
+
+        self.answers(respond)
+
     def sockets(self) -> int:
         return proc.sockets(self.program.pid)
 
@@ -170,6 +198,29 @@ class Http2Gateway(Gateway):
             self.upstream.answers = responder
         else:
             self.upstream.paths[target] = responder
+
+    async def watch(self, target: str = "/watched") -> Http2Watch:
+        events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.streams_for(http2_answers.watch(events), target)
+        asked = f"{target}?watch=true"
+        client, response = await self._opened(asked)
+        stream = next(each for each in reversed(self.upstream.streams) if each.target == asked)
+        return Http2Watch(client, response, events, stream)
+
+    def replies(self, body: bytes, headers: Sequence[tuple[str, str]] = (), *, length: bool = True) -> None:
+        fields = [(name.lower(), value) for name, value in headers]
+        self.streams_for(http2_answers.answer(body, headers=fields, length=length))
+
+    def reads(self, take: Callable[[bytes], object]) -> None:
+        """Over either protocol: that of a long upload may be HTTP/1.1."""
+
+        async def respond(stream: Stream) -> None:
+            while piece := await stream.read_piece():
+                take(piece)
+            await stream.send_head(201, [("content-length", "0")], end=True)
+
+        super().reads(take)
+        self.streams_for(respond)
 
     async def begin(
         self,
@@ -307,6 +358,13 @@ async def http2_gateway(served: Served, pki: Pki) -> AsyncIterator[Http2Gateway]
         await gateway.open()
         yield gateway
     await is_idle(gateway, served)
+
+
+@pytest.fixture(params=["gateway", "http2_gateway"], ids=["http1", "http2"])
+def either(request: pytest.FixtureRequest, served: Served) -> Gateway:
+    """What holds whichever protocol the API server speaks: a gateway to one of each."""
+    found: Gateway = request.getfixturevalue(request.param)
+    return found
 
 
 async def is_idle(gateway: Gateway, served: Served) -> None:

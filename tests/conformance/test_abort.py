@@ -21,7 +21,7 @@ from tests.support.answers import (
     tunnel,
 )
 from tests.support.client import RawClient, request_bytes
-from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.patience import LAST_RESORT_SECONDS, standstill
 from tests.support.upstream import Connection, Request
 
 CHUNKED = [("Transfer-Encoding", "chunked")]
@@ -82,10 +82,7 @@ async def test_a_client_that_leaves_while_it_does_not_read(gateway: Gateway, how
     await client.send(request_bytes("GET", "/api"))
     await client.read_head()
     connection = gateway.upstream.connections[0]
-    seen = -1
-    while connection.sent_bytes != seen:
-        seen = connection.sent_bytes
-        await asyncio.sleep(0.1)
+    await standstill(lambda: connection.sent_bytes)
     await ends_upstream(connection, leave(client, how))
 
 
@@ -98,10 +95,6 @@ async def test_a_client_that_leaves_an_upload(gateway: Gateway, framing: str, ho
         "POST", headers=CHUNKED if framing == "chunked" else [("Content-Length", "100")]
     )
     await client.send(chunk(b"half") if framing == "chunked" else b"half")
-
-    async def read(connection: Connection, request: Request) -> None:
-        await connection.read_body(request)
-
     await gateway.upstream.wait_for(lambda: request.body.size == 4, "the first half")
     await ends_upstream(request.connection, leave(client, how))
     assert not request.body.is_complete

@@ -10,26 +10,16 @@ import pytest
 
 from tests.conformance.conftest import Gateway, big_answer
 from tests.support import proc
-from tests.support.answers import BLOCK, big, big_sha256, chunk, head
+from tests.support.answers import big, big_sha256, head
 from tests.support.client import request_bytes
-from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.patience import LAST_RESORT_SECONDS, standstill
+from tests.support.uploads import Upload
 from tests.support.upstream import Connection, Request
 
 SIZE = 40_000_000
 SMALL_BUFFER = 32 * 1024
 # What the kernels' buffers of both connections and our own may hold on loopback; far from SIZE.
 IN_FLIGHT_BYTES = 30_000_000
-CHUNKED = [("Transfer-Encoding", "chunked")]
-
-
-async def stands_still(gateway: Gateway, count: list[int]) -> int:
-    """The last of `count`, once it has not grown for a while."""
-    seen, rounds = -1, 0
-    while rounds < 10:
-        await asyncio.sleep(0.02)
-        rounds = rounds + 1 if count[0] == seen else 0
-        seen = count[0]
-    return seen
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
@@ -40,23 +30,9 @@ async def test_a_reader_that_stalls_stops_the_api_server(gateway: Gateway, frami
     await client.send(request_bytes("GET", "/api"))
     response = await client.read_head()
     connection = gateway.upstream.connections[0]
-    sent = [0]
-
-    async def watch_progress() -> None:
-        while True:
-            sent[0] = connection.sent_bytes
-            await asyncio.sleep(0.005)
-
-    watching = asyncio.create_task(watch_progress())
-    try:
-        assert await stands_still(gateway, sent) < IN_FLIGHT_BYTES
-    finally:
-        watching.cancel()
-    found = hashlib.sha256()
-    while piece := await client.read_piece(response):
-        found.update(piece)
+    assert await standstill(lambda: connection.sent_bytes) < IN_FLIGHT_BYTES
+    assert await client.digest(response) == big_sha256(SIZE)
     assert response.body.is_complete
-    assert found.hexdigest() == big_sha256(SIZE)
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
@@ -76,22 +52,12 @@ async def test_an_api_server_that_stalls_stops_the_upload(gateway: Gateway, fram
     await gateway.replace_upstream(receive_buffer_bytes=SMALL_BUFFER)
     gateway.answers(read_late)
     client = await gateway.connect()
-    length = [("Content-Length", str(SIZE))]
-    await client.send(request_bytes("POST", "/api", length if framing == "length" else CHUNKED))
+    upload = Upload(client, SIZE, framing)
+    await client.send(request_bytes("POST", "/api", upload.fields))
     await gateway.upstream.wait_for_requests(1)
-    sent = [0]
-
-    async def upload() -> None:
-        for start in range(0, SIZE, len(BLOCK)):
-            block = BLOCK[: SIZE - start]
-            await client.channel.send(chunk(block) if framing == "chunked" else block)
-            sent[0] += len(block)
-        if framing == "chunked":
-            await client.send(b"0\r\n\r\n")
-
-    uploading = asyncio.create_task(upload())
+    uploading = asyncio.create_task(upload.send())
     try:
-        assert await stands_still(gateway, sent) < IN_FLIGHT_BYTES
+        assert await standstill(lambda: upload.sent) < IN_FLIGHT_BYTES
         assert not uploading.done()
         go_on.set()
         await asyncio.wait_for(uploading, LAST_RESORT_SECONDS)
@@ -116,8 +82,7 @@ async def test_a_stalled_reader_of_an_unpacked_answer_stops_the_api_server(gatew
     client = await gateway.connect(receive_buffer_bytes=SMALL_BUFFER)
     await client.send(request_bytes("GET", "/api"))
     response = await client.read_head()
-    while await client.read_piece(response):
-        pass
+    await client.read_rest(response)
     assert (response.body.is_complete, response.body.size) == (True, SIZE)
     assert gateway.program.peak_rss_bytes() - idle < SIZE / 4
 

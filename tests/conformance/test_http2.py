@@ -1,20 +1,20 @@
-"""HTTP/2 towards the API server: what it is asked, and what the client of HTTP/1.1 sees of its answers."""
+"""HTTP/2 towards the API server: what it is asked, and what the client of HTTP/1.1 sees of its answers.
+
+What is the same over HTTP/1.1 is in test_streaming.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import gzip
-import hashlib
 import re
 import time
-from statistics import median
 
 import pytest
 
 from tests.conformance.conftest import COMPARES, Http2Gateway
 from tests.support import http2_frames, secrets
-from tests.support.answers import BLOCK, big_sha256, chunk
-from tests.support.client import RawClient, Response, request_bytes
+from tests.support.answers import big_sha256, chunk
+from tests.support.client import request_bytes
 from tests.support.http2_answers import (
     JSON,
     answer,
@@ -27,12 +27,9 @@ from tests.support.http2_answers import (
 )
 from tests.support.http2_server import Stream
 from tests.support.patience import LAST_RESORT_SECONDS
-from tests.support.upstream import Connection, Request
 
 WATCH = "/api/v1/pods?watch=true"
 CHUNKED = ("Transfer-Encoding", "chunked")
-EVENT_SECONDS = 0.05
-ROUNDS = 20
 SIZE = 5_000_000
 
 
@@ -48,13 +45,6 @@ async def seen(
     response = await gateway.request(method, target, headers, body)
     assert response.status == 200, response.text
     return gateway.server.streams[-1]
-
-
-async def digest(client: RawClient, response: Response) -> str:
-    found = hashlib.sha256()
-    while piece := await client.read_piece(response):
-        found.update(piece)
-    return found.hexdigest()
 
 
 # -- what is asked --
@@ -201,54 +191,6 @@ async def test_a_request_without_a_body_ends_with_its_head(
     [first] = stream.connection.seen(http2_frames.HEADERS, stream.id)
     assert first.flags & http2_frames.END_STREAM
     assert not stream.connection.seen(http2_frames.DATA, stream.id)
-
-
-@pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_big_upload_arrives_whole(http2_gateway: Http2Gateway, framing: str) -> None:
-    """5 MB, many times the server's windows; or over HTTP/1.1, where the client says how much will come."""
-    found = hashlib.sha256()
-
-    async def read_http1(connection: Connection, request: Request) -> None:
-        while piece := await connection.read_body_piece(request):
-            found.update(piece)
-        await connection.send(b"HTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n")
-
-    async def read(stream: Stream) -> None:
-        while piece := await stream.read_piece():
-            found.update(piece)
-        await stream.send_head(201, [("content-length", "0")], end=True)
-
-    http2_gateway.streams_for(read)
-    http2_gateway.answers(read_http1)
-    client = await http2_gateway.connect()
-    await client.send(
-        request_bytes("POST", "/api", [("Content-Length", str(SIZE))] if framing == "length" else [CHUNKED])
-    )
-    for start in range(0, SIZE, len(BLOCK)):
-        block = BLOCK[: SIZE - start]
-        await client.send(chunk(block) if framing == "chunked" else block)
-    if framing == "chunked":
-        await client.send(b"0\r\n\r\n")
-    assert (await client.read_response()).status == 201
-    assert found.hexdigest() == big_sha256(SIZE)
-
-
-async def test_each_piece_of_an_upload_arrives_when_it_is_sent(http2_gateway: Http2Gateway) -> None:
-    """Uploads that last for hours are not gathered."""
-    pieces: asyncio.Queue[bytes] = asyncio.Queue()
-
-    async def read(stream: Stream) -> None:
-        while piece := await stream.read_piece():
-            pieces.put_nowait(piece)
-        await stream.send_head(200, [("content-length", "0")], end=True)
-
-    http2_gateway.streams_for(read)
-    client, _ = await http2_gateway.begin("POST", headers=[CHUNKED])
-    for number in range(ROUNDS):
-        await client.send(chunk(b"%d" % number))
-        assert await asyncio.wait_for(pieces.get(), LAST_RESORT_SECONDS) == b"%d" % number
-    await client.send(b"0\r\n\r\n")
-    assert (await client.read_response()).status == 200
 
 
 async def test_the_trailers_of_an_upload_pass(http2_gateway: Http2Gateway) -> None:
@@ -522,7 +464,7 @@ async def test_a_big_answer_arrives_whole(http2_gateway: Http2Gateway, length: b
     http2_gateway.streams_for(big(SIZE, length=length))
     client, _ = await http2_gateway.begin()
     response = await client.read_head()
-    assert await digest(client, response) == big_sha256(SIZE)
+    assert await client.digest(response) == big_sha256(SIZE)
     assert response.body.is_complete
 
 
@@ -579,36 +521,6 @@ async def test_answers_of_one_connection_do_not_mix(http2_gateway: Http2Gateway)
 # -- watches --
 
 
-async def test_the_head_of_a_watch_comes_before_its_first_event(http2_gateway: Http2Gateway) -> None:
-    """Client libraries count a watch as open from then on."""
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    http2_gateway.streams_for(watch(events))
-    client, _ = await http2_gateway.begin(target=WATCH)
-    response = await client.read_head()
-    assert (response.status, response.framing, response.body.size) == (200, "chunked", 0)
-    events.put_nowait(None)
-    assert await client.read_piece(response) == b""
-    assert response.body.is_complete
-
-
-@pytest.mark.numbers
-async def test_each_event_comes_within_50_ms(http2_gateway: Http2Gateway) -> None:
-    """No piece waits for a full buffer, a timer or the next one."""
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    http2_gateway.streams_for(watch(events))
-    client, _ = await http2_gateway.begin(target=WATCH)
-    response = await client.read_head()
-    delays = []
-    for number in range(ROUNDS):
-        event = b'{"type":"MODIFIED","object":{"n":%d}}\n' % number
-        sent_at = time.monotonic()
-        events.put_nowait(event)
-        assert await client.read_piece(response) == event
-        delays.append(time.monotonic() - sent_at)
-    print(f"watch event delay over HTTP/2: median {median(delays) * 1e3:.2f}, max {max(delays) * 1e3:.2f} ms")
-    assert sorted(delays)[ROUNDS // 4] < EVENT_SECONDS, "what a busy machine does not hold up comes at once"
-
-
 async def test_a_watch_of_an_http_1_0_client_comes_as_it_is(http2_gateway: Http2Gateway) -> None:
     """Without chunks, and each event at once."""
     events: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -625,66 +537,6 @@ async def test_a_watch_of_an_http_1_0_client_comes_as_it_is(http2_gateway: Http2
     assert client.end == "eof"
 
 
-async def test_many_watches_do_not_mix(http2_gateway: Http2Gateway) -> None:
-    """Forty on one connection: each client sees its own events and nobody else's."""
-    queues: dict[str, asyncio.Queue[bytes | None]] = {f"/w{number}": asyncio.Queue() for number in range(40)}
-    for target, queue in queues.items():
-        http2_gateway.streams_for(watch(queue), target)
-
-    async def follow(target: str) -> None:
-        client = await http2_gateway.connect()
-        await client.send(request_bytes("GET", f"{target}?watch=true"))
-        response = await client.read_head()
-        for number in range(5):
-            queues[target].put_nowait(f"{target} {number}\n".encode())
-            await client.read_until(response, f"{target} {number}\n".encode())
-        queues[target].put_nowait(None)
-        while await client.read_piece(response):
-            pass
-        assert response.text == "".join(f"{target} {number}\n" for number in range(5))
-
-    await asyncio.gather(*(follow(target) for target in queues))
-    assert len(http2_gateway.connections) == 1
-
-
-# -- gzip --
-
-
-async def test_a_gzip_answer_that_we_asked_for_is_unpacked(http2_gateway: Http2Gateway) -> None:
-    """The client did not ask for it; the length of the packed bytes goes."""
-    plain = b'{"items":[' + b'{"kind":"Pod"},' * 20_000 + b"{}]}"
-    packed = gzip.compress(plain)
-    http2_gateway.streams_for(answer(packed, headers=[("content-encoding", "gzip")]))
-    client = await http2_gateway.connect()
-    for _ in range(2):
-        response = await client.request("GET", "/api")
-        assert response.values("Content-Encoding") == response.values("Content-Length") == []
-        assert bytes(response.body.data) == plain
-        assert response.body.is_complete
-
-
-async def test_a_gzip_answer_that_the_client_asked_for_stays_packed(http2_gateway: Http2Gateway) -> None:
-    """Who asks for gzip gets the API server's own bytes."""
-    packed = gzip.compress(b"{}")
-    http2_gateway.streams_for(answer(packed, headers=[("content-encoding", "gzip")]))
-    response = await http2_gateway.request(headers=[("Accept-Encoding", "gzip")])
-    assert response.value("Content-Encoding") == "gzip"
-    assert bytes(response.body.data) == packed
-
-
-async def test_a_gzip_answer_that_ends_too_early_is_cut(http2_gateway: Http2Gateway) -> None:
-    """What cannot be unpacked to its end must not look complete."""
-    packed = gzip.compress(bytes(range(256)) * 2_000)[:500]
-    http2_gateway.streams_for(answer(packed, headers=[("content-encoding", "gzip")], length=False))
-    client = await http2_gateway.connect()
-    await client.send(request_bytes("GET", "/api"))
-    try:
-        response = await client.read_response()
-    except ConnectionResetError:
-        return
-    assert not response.body.is_complete or response.status == 502
-
-
 # -- the end of a client --
 
 
@@ -694,17 +546,11 @@ async def test_a_client_that_leaves_ends_its_stream_alone(
     http2_gateway: Http2Gateway, stage: str, how: str
 ) -> None:
     """RST_STREAM, at once; the connection and the other streams stay."""
-    others: asyncio.Queue[bytes | None] = asyncio.Queue()
-    http2_gateway.streams_for(watch(others), "/other")
-    other, _ = await http2_gateway.begin(target="/other?watch=true")
-    followed = await other.read_head()
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
+    other = await http2_gateway.watch("/other")
     if stage == "watching":
-        http2_gateway.streams_for(watch(events))
-        client, stream = await http2_gateway.begin(target=WATCH)
-        response = await client.read_head()
-        events.put_nowait(b"{}\n")
-        await client.read_until(response, b"{}\n")
+        watching = await http2_gateway.watch()
+        await watching.goes_on()
+        client, stream = watching.client, watching.stream
     else:
         http2_gateway.streams_for(script(lambda stream: stream.over.wait(), early=True))
         is_upload = stage == "uploading"
@@ -723,8 +569,7 @@ async def test_a_client_that_leaves_ends_its_stream_alone(
     if not COMPARES:
         assert stream.reset_code == http2_frames.CANCEL
     assert not stream.body.is_complete or stage != "uploading"
-    others.put_nowait(b"going on\n")
-    await other.read_until(followed, b"going on\n")
+    await other.goes_on()
     http2_gateway.streams_for(answer(b"{}"))
     assert (await http2_gateway.request()).status == 200
     assert len(http2_gateway.connections) == 1

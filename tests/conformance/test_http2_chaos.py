@@ -38,8 +38,6 @@ class Server:
         self.chance = chance
         self.done: Counter[str] = Counter()
         """Uploads that were taken in to their end, by target."""
-        self.claimed: set[str] = set()
-        """Those that the API server may have told the client of."""
 
     async def __call__(self, stream: Stream) -> None:
         mood = self.chance.random()
@@ -96,10 +94,6 @@ class Server:
 
 
 ENDS = (Step.CLOSE, Step.CUT, Step.RESET)
-
-
-def closes(response: Response | None) -> bool:
-    return response is not None and response.value("Connection") == "close"
 
 
 class Load:

@@ -24,7 +24,7 @@ from tests.support.answers import echo as http1_echo
 from tests.support.api_server import Stream as WatchingClient
 from tests.support.api_server import ask, exec_user, replace_file
 from tests.support.channel import Channel
-from tests.support.client import RawClient, Response, request_bytes
+from tests.support.client import RawClient, request_bytes
 from tests.support.exec_plugin import Plugin
 from tests.support.http2_answers import (
     JSON,
@@ -49,40 +49,6 @@ WATCH = "/api/v1/pods?watch=true"
 COLD = 40
 ANY_STREAM = 2**31 - 1
 HTTP1 = ("http/1.1",)
-
-
-class Watch:
-    """A client's watch, and the queue of its events."""
-
-    def __init__(self, gateway: Http2Gateway, target: str = "/watched") -> None:
-        self.gateway = gateway
-        self.target = target
-        self.events: asyncio.Queue[bytes | None] = asyncio.Queue()
-        self.client: RawClient
-        self.response: Response
-        self.stream: Stream
-
-    async def open(self) -> Watch:
-        self.gateway.streams_for(watch(self.events), self.target)
-        self.client, self.stream = await self.gateway.begin(target=f"{self.target}?watch=true")
-        self.response = await self.client.read_head()
-        return self
-
-    async def goes_on(self, text: bytes = b"going on\n") -> None:
-        self.events.put_nowait(text)
-        await self.client.read_until(self.response, text)
-
-    async def ends(self) -> None:
-        """As the API server ends it."""
-        self.events.put_nowait(None)
-        while await self.client.read_piece(self.response):
-            pass
-        assert self.response.body.is_complete
-
-    async def is_cut(self) -> None:
-        while await self.client.read_piece(self.response):
-            pass
-        assert not self.response.body.is_complete
 
 
 async def is_over(stream: Stream, seconds: float = 2) -> None:
@@ -197,7 +163,7 @@ async def test_a_connection_that_is_full_gets_a_second(http2_gateway: Http2Gatew
     http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 3
     http2_gateway.streams_for(answer(b"{}"))
     assert (await http2_gateway.request()).status == 200
-    watches = [await Watch(http2_gateway, f"/w{number}").open() for number in range(7)]
+    watches = [await http2_gateway.watch(f"/w{number}") for number in range(7)]
     assert (await http2_gateway.request()).status == 200
     assert sorted(each.stream.connection.number for each in watches) == [0, 0, 0, 1, 1, 1, 2]
     for each in watches:
@@ -212,7 +178,7 @@ async def test_a_limit_of_one(http2_gateway: Http2Gateway) -> None:
     for _ in range(5):
         assert (await http2_gateway.request()).status == 200
     assert len(http2_gateway.connections) == 1
-    watches = [await Watch(http2_gateway, f"/w{number}").open() for number in range(3)]
+    watches = [await http2_gateway.watch(f"/w{number}") for number in range(3)]
     assert len({each.stream.connection for each in watches}) == 3
 
 
@@ -230,7 +196,7 @@ async def test_forty_cold_requests_and_a_limit_of_one(http2_gateway: Http2Gatewa
 
 async def test_a_limit_of_zero_for_a_while(http2_gateway: Http2Gateway) -> None:
     """A server may close its doors in mid-connection: what runs goes on, what is new goes elsewhere."""
-    running = await Watch(http2_gateway).open()
+    running = await http2_gateway.watch()
     connection = running.stream.connection
     await connection.change_settings({MAX_CONCURRENT_STREAMS: 0})
     http2_gateway.streams_for(echo())
@@ -242,9 +208,9 @@ async def test_a_limit_of_zero_for_a_while(http2_gateway: Http2Gateway) -> None:
 async def test_a_limit_that_grows(http2_gateway: Http2Gateway) -> None:
     """Room that appears on a connection is used before another is dialled."""
     http2_gateway.server.settings[MAX_CONCURRENT_STREAMS] = 1
-    first = await Watch(http2_gateway, "/w0").open()
+    first = await http2_gateway.watch("/w0")
     await first.stream.connection.change_settings({MAX_CONCURRENT_STREAMS: 100})
-    second = await Watch(http2_gateway, "/w1").open()
+    second = await http2_gateway.watch("/w1")
     assert second.stream.connection is first.stream.connection
 
 
@@ -274,9 +240,9 @@ async def test_every_end_of_a_stream_makes_room(http2_gateway: Http2Gateway) -> 
         client, stream = await http2_gateway.begin("POST", "/left", [("Content-Length", "100")], b"half")
         client.reset()
         await is_over(stream)
-    watches = [await Watch(http2_gateway, f"/w{number}").open() for number in range(5)]
+    watches = [await http2_gateway.watch(f"/w{number}") for number in range(5)]
     assert len(http2_gateway.connections) == 1
-    await Watch(http2_gateway, "/w5").open()
+    await http2_gateway.watch("/w5")
     assert len(http2_gateway.connections) == 2
     for each in watches:
         await each.goes_on()
@@ -285,7 +251,7 @@ async def test_every_end_of_a_stream_makes_room(http2_gateway: Http2Gateway) -> 
 @pytest.mark.slow
 async def test_three_hundred_watches(http2_gateway: Http2Gateway) -> None:
     """On two connections of the 250 that an API server allows; every one gets its events."""
-    watches = await asyncio.gather(*(Watch(http2_gateway, f"/w{n}").open() for n in range(300)))
+    watches = await asyncio.gather(*(http2_gateway.watch(f"/w{n}") for n in range(300)))
     assert len(http2_gateway.connections) == 2
     for number in range(3):
         await asyncio.gather(*(each.goes_on(b"event %d\n" % number) for each in watches))
@@ -313,7 +279,7 @@ async def test_streams_beyond_a_thousand(http2_gateway: Http2Gateway) -> None:
 
 async def test_an_upgrade_has_an_http1_connection_of_its_own(http2_gateway: Http2Gateway) -> None:
     """HTTP/2 has no upgrades; the watch beside it goes on over HTTP/2."""
-    running = await Watch(http2_gateway).open()
+    running = await http2_gateway.watch()
     http2_gateway.answers(tunnel())
     client = await http2_gateway.connect()
     upgrade = [("Connection", "Upgrade"), ("Upgrade", "SPDY/3.1")]
@@ -388,7 +354,7 @@ async def test_a_server_that_takes_no_streams_ends_in_an_error(http2_gateway: Ht
 
 async def test_goaway_lets_streams_finish(http2_gateway: Http2Gateway) -> None:
     """An API server that restarts says so first: watches end when it ends them, new requests go elsewhere."""
-    running = await Watch(http2_gateway).open()
+    running = await http2_gateway.watch()
     old = running.stream.connection
     http2_gateway.streams_for(echo())
     await old.go_away(ANY_STREAM)
@@ -419,7 +385,7 @@ async def test_a_request_that_goaway_leaves_out_is_sent_once_more(
     http2_gateway: Http2Gateway, method: str, then: str
 ) -> None:
     """Streams above the last were not processed (RFC 9113, 6.8): even a POST may go to another connection."""
-    running = await Watch(http2_gateway).open()
+    running = await http2_gateway.watch()
 
     async def leave_out(stream: Stream) -> None:
         await stream.connection.go_away(running.stream.id)
@@ -541,7 +507,7 @@ async def test_an_answer_that_is_reset_cannot_look_complete(
     http2_gateway: Http2Gateway, version: str, code: int
 ) -> None:
     """Whatever the code, NO_ERROR too: without END_STREAM there is more. Other streams go on."""
-    other = await Watch(http2_gateway).open()
+    other = await http2_gateway.watch()
     go = asyncio.Event()
     http2_gateway.streams_for(script(head(200, JSON), b"12345", go, reset(code)))
     client = await http2_gateway.connect()
@@ -683,9 +649,7 @@ async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Clust
         assert not old.ended.is_set()
         assert len(cluster.server.h2_connections) == 2
         events.put_nowait(None)
-        while await watching.client.read_piece(watching.response):
-            pass
-        assert watching.response.body.is_complete
+        await watching.ends()
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             await old.ended.wait()
         assert (await ask(program)).json()["connection"] == 1
@@ -708,9 +672,7 @@ async def test_a_changed_kubeconfig_gets_a_new_connection(cluster: Cluster) -> N
         await watching.expects("going on")
         assert not cluster.server.h2_connections[0].ended.is_set()
         events.put_nowait(None)
-        while await watching.client.read_piece(watching.response):
-            pass
-        assert watching.response.body.is_complete
+        await watching.ends()
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             await cluster.server.h2_connections[0].ended.wait()
         assert (await ask(program)).json()["connection"] == 1
@@ -739,9 +701,7 @@ async def test_rotate_close_cuts_streams_alone(cluster: Cluster) -> None:
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await ask(program)).json()["cn"] != "bob":
                 await asyncio.sleep(0.02)
-        while await watching.client.read_piece(watching.response):
-            pass
-        assert not watching.response.body.is_complete
+        await watching.is_cut()
         go.set()
         assert (await slow).text == "late"
         async with asyncio.timeout(LAST_RESORT_SECONDS):
@@ -766,9 +726,7 @@ async def test_sigterm_with_streams(cluster: Cluster, running: bool) -> None:
             go.set()
             response = await slow
             assert (response.text, response.body.is_complete) == ("late", True)
-        while await watching.client.read_piece(watching.response):
-            pass
-        assert not watching.response.body.is_complete
+        await watching.is_cut()
         assert await stopping == 0
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             await cluster.server.h2_connections[0].ended.wait()

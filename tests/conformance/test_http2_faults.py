@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
@@ -14,7 +14,7 @@ from tests.conformance.conftest import COMPARES, Http2Gateway
 from tests.support import http2_frames as h2
 from tests.support import proc, secrets
 from tests.support.client import RawClient, Response, request_bytes
-from tests.support.http2_answers import JSON, answer, echo, end, head, raw, script, wait_until_over, watch
+from tests.support.http2_answers import JSON, answer, echo, end, head, raw, script, wait_until_over
 from tests.support.http2_frames import (
     COMPRESSION_ERROR,
     END_HEADERS,
@@ -27,11 +27,10 @@ from tests.support.http2_frames import (
     frame,
 )
 from tests.support.http2_server import Fields, Http2Connection, Stream
-from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.patience import LAST_RESORT_SECONDS, standstill
 
 OK: Fields = [(":status", "200"), JSON]
 Bytes = Callable[[Stream], bytes]
-ANY = frozenset(range(14))
 
 
 async def ask(gateway: Http2Gateway, target: str = "/api") -> tuple[RawClient, Response | None]:
@@ -266,24 +265,13 @@ MALFORMED: dict[str, Fields] = {
 }
 
 
-class Bystander:
+@contextlib.asynccontextmanager
+async def bystander(gateway: Http2Gateway) -> AsyncIterator[None]:
     """A watch on the same connection, which must not notice."""
-
-    def __init__(self, gateway: Http2Gateway) -> None:
-        self.gateway = gateway
-        self.events: asyncio.Queue[bytes | None] = asyncio.Queue()
-        gateway.streams_for(watch(self.events), "/bystander")
-
-    async def __aenter__(self) -> Bystander:
-        self.client, self.stream = await self.gateway.begin(target="/bystander?watch=true")
-        self.response = await self.client.read_head()
-        return self
-
-    async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if error is None:
-            self.events.put_nowait(b"still here\n")
-            await self.client.read_until(self.response, b"still here\n")
-            assert len(self.gateway.connections) == 1
+    running = await gateway.watch("/bystander")
+    yield
+    await running.goes_on()
+    assert len(gateway.connections) == 1
 
 
 @pytest.mark.parametrize("fault", MALFORMED)
@@ -292,7 +280,7 @@ async def test_a_malformed_head_is_an_error_of_its_stream(http2_gateway: Http2Ga
     http2_gateway.streams_for(
         script(raw(lambda stream: said(stream, *MALFORMED[fault], end=True)), wait_until_over)
     )
-    async with Bystander(http2_gateway):
+    async with bystander(http2_gateway):
         _, response = await ask(http2_gateway)
         assert is_failure(response), response and response.head.raw
         assert response is None or b"injected" not in response.head.raw.lower()
@@ -312,7 +300,7 @@ async def test_a_malformed_head_is_an_error_of_its_stream(http2_gateway: Http2Ga
 async def test_fields_of_a_connection_never_pass(http2_gateway: Http2Gateway, field: tuple[str, str]) -> None:
     """HTTP/2 forbids them (RFC 9113, 8.2.2): refused or dropped, they do not frame what the client reads."""
     http2_gateway.streams_for(script(head(200, JSON, field), b"{}", end))
-    async with Bystander(http2_gateway):
+    async with bystander(http2_gateway):
         _, response = await ask(http2_gateway)
         if not is_failure(response):
             assert response is not None
@@ -336,7 +324,7 @@ async def test_a_length_that_is_not_kept_is_no_whole_answer(
         return said(stream, *OK, ("content-length", length)) + data(stream, sent, END_STREAM)
 
     http2_gateway.streams_for(script(raw(frames), wait_until_over))
-    async with Bystander(http2_gateway):
+    async with bystander(http2_gateway):
         client, response = await ask(http2_gateway)
         if len(sent) < int(length) or response is None:
             assert is_failure(response)
@@ -364,7 +352,7 @@ STREAM_ERRORS: dict[str, Bytes] = {
 async def test_what_breaks_one_stream(http2_gateway: Http2Gateway, fault: str) -> None:
     """It does not look complete, nothing is injected, and the other streams do not notice."""
     http2_gateway.streams_for(script(raw(STREAM_ERRORS[fault]), wait_until_over))
-    async with Bystander(http2_gateway):
+    async with bystander(http2_gateway):
         _, response = await ask(http2_gateway)
         assert is_failure(response), response and (response.head.raw, response.text)
         if response is not None:
@@ -533,15 +521,6 @@ async def test_our_table_follows_the_servers_settings(http2_gateway: Http2Gatewa
 LIMIT_BYTES = 40_000_000
 
 
-async def wait_for_stall(count: list[int]) -> None:
-    """Until nothing has been sent for a while, or all of it."""
-    seen, rounds = -1, 0
-    while rounds < 10 and count[0] < LIMIT_BYTES:
-        await asyncio.sleep(0.05)
-        rounds = rounds + 1 if count[0] == seen else 0
-        seen = count[0]
-
-
 @pytest.mark.parametrize("kind", ["indexed", "literal", "empty", "interim"])
 async def test_a_head_without_end_is_cut_off(http2_gateway: Http2Gateway, kind: str) -> None:
     """No server can make the proxy keep more than some megabytes of heads."""
@@ -572,7 +551,7 @@ async def test_a_head_without_end_is_cut_off(http2_gateway: Http2Gateway, kind: 
         assert sent[0] < LIMIT_BYTES
     else:
         # The client takes none of them, or they are too many: nothing piles up in between.
-        await wait_for_stall(sent)
+        await standstill(lambda: sent[0], 25)
     client.reset()
     assert http2_gateway.program.rss_bytes() - before < 30_000_000
     await http2_gateway.replace_upstream()

@@ -15,7 +15,8 @@ from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import JSON, answer, big, echo, head, raw, script, wait_until_over
 from tests.support.http2_frames import INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE
 from tests.support.http2_server import Http2Connection, Stream
-from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.patience import LAST_RESORT_SECONDS, standstill
+from tests.support.uploads import Upload
 
 SIZE = 20_000_000
 SMALL_BUFFER = 32 * 1024
@@ -25,33 +26,9 @@ HELD_BYTES = 8_000_000
 GROWTH_BYTES = 6_000_000
 
 
-async def stands_still(count: list[int], rounds: int = 10) -> int:
-    """The last of `count`, once it has not grown for a while."""
-    seen, same = -1, 0
-    while same < rounds:
-        await asyncio.sleep(0.02)
-        same = same + 1 if count[0] == seen else 0
-        seen = count[0]
-    return seen
-
-
 async def sent_of(stream: Stream) -> int:
     """What was sent of an answer, once that does not grow."""
-    seen, same = -1, 0
-    while same < 10:
-        await asyncio.sleep(0.02)
-        same = same + 1 if stream.sent_bytes == seen else 0
-        seen = stream.sent_bytes
-    return seen
-
-
-async def digest(client: RawClient, response: Response) -> str:
-    """Read the whole body, keeping none of it."""
-    found = hashlib.sha256()
-    while piece := await client.read_piece(response):
-        found.update(piece)
-        response.body.arrivals.clear()
-    return found.hexdigest()
+    return await standstill(lambda: stream.sent_bytes)
 
 
 async def stall(gateway: Http2Gateway, target: str) -> tuple[RawClient, Response, Stream]:
@@ -73,7 +50,7 @@ async def test_a_reader_that_stalls_stops_its_stream(http2_gateway: Http2Gateway
     client, response, stream = await stall(http2_gateway, "/big")
     assert await sent_of(stream) < HELD_BYTES
     assert http2_gateway.program.rss_bytes() - before < GROWTH_BYTES
-    assert await digest(client, response) == big_sha256(SIZE)
+    assert await client.digest(response) == big_sha256(SIZE)
     assert response.body.is_complete
 
 
@@ -85,10 +62,10 @@ async def test_a_reader_that_stalls_holds_up_nobody_else(http2_gateway: Http2Gat
     size = 5_000_000
     http2_gateway.streams_for(big(size), "/live")
     client, _ = await http2_gateway.begin(target="/live")
-    assert await digest(client, await client.read_head()) == big_sha256(size)
+    assert await client.digest(await client.read_head()) == big_sha256(size)
     assert len(http2_gateway.connections) == 1
     client, response, _ = stalled[0]
-    assert await digest(client, response) == big_sha256(SIZE)
+    assert await client.digest(response) == big_sha256(SIZE)
 
 
 async def test_a_stalled_reader_that_leaves(http2_gateway: Http2Gateway) -> None:
@@ -119,7 +96,7 @@ async def test_a_server_that_ignores_the_window_is_cut_off(http2_gateway: Http2G
     async with asyncio.timeout(LAST_RESORT_SECONDS):
         await stream.over.wait()
     assert http2_gateway.program.rss_bytes() - before < GROWTH_BYTES
-    await digest(client, response)
+    await client.digest(response)
     assert not response.body.is_complete
     http2_gateway.streams_for(answer(b"{}"))
     assert (await http2_gateway.request()).status == 200
@@ -144,21 +121,15 @@ async def test_what_gzip_unpacks_to_waits_packed(http2_gateway: Http2Gateway) ->
 # -- uploads --
 
 
-class Upload:
-    """A client that sends chunks as fast as they are taken."""
+class Sending(Upload):
+    """A client's, that goes on by itself."""
 
     def __init__(self, client: RawClient, size: int = SIZE) -> None:
-        self.client = client
-        self.size = size
-        self.sent = [0]
-        self.task = asyncio.create_task(self._send())
+        super().__init__(client, size)
+        self.task = asyncio.create_task(self.send())
 
-    async def _send(self) -> None:
-        while self.sent[0] < self.size:
-            block = BLOCK[: self.size - self.sent[0]]
-            await self.client.channel.send(chunk(block))
-            self.sent[0] += len(block)
-        await self.client.channel.send(b"0\r\n\r\n")
+    async def stands_still(self) -> int:
+        return await standstill(lambda: self.sent)
 
 
 class Reading:
@@ -191,8 +162,8 @@ async def test_an_api_server_that_stalls_stops_the_upload(http2_gateway: Http2Ga
     reading = Reading()
     http2_gateway.streams_for(reading, "/upload")
     client, _ = await http2_gateway.begin("POST", "/upload", CHUNKED)
-    upload = Upload(client)
-    assert await stands_still(upload.sent) < HELD_BYTES
+    upload = Sending(client)
+    assert await upload.stands_still() < HELD_BYTES
     assert http2_gateway.program.rss_bytes() - before < GROWTH_BYTES
     assert (await http2_gateway.request()).status == 200
     if shared == "wide":
@@ -209,8 +180,8 @@ async def test_a_stalled_upload_whose_client_leaves(http2_gateway: Http2Gateway)
     reading = Reading()
     http2_gateway.streams_for(reading, "/upload")
     client, stream = await http2_gateway.begin("POST", "/upload", CHUNKED)
-    upload = Upload(client)
-    await stands_still(upload.sent)
+    upload = Sending(client)
+    await upload.stands_still()
     upload.task.cancel()
     client.reset()
     async with asyncio.timeout(LAST_RESORT_SECONDS):
@@ -247,8 +218,8 @@ async def test_a_window_that_shrinks_below_zero(http2_gateway: Http2Gateway) -> 
     http2_gateway.streams_for(reading, "/upload")
     client, stream = await http2_gateway.begin("POST", "/upload", CHUNKED)
     size = 1_000_000
-    upload = Upload(client, size)
-    await stands_still(upload.sent)
+    upload = Sending(client, size)
+    await upload.stands_still()
     connection = stream.connection
     came = len(connection.seen(http2_frames.DATA, stream.id))
     for window in (1000, 0, 500, 100_000, 1000):
@@ -330,15 +301,15 @@ async def test_memory_stays_flat(http2_gateway: Http2Gateway) -> None:
     http2_gateway.streams_for(reading, "/upload")
     client = await http2_gateway.connect()
     await client.send(request_bytes("GET", "/big"))
-    await digest(client, await client.read_head())
+    await client.digest(await client.read_head())
     proc.reset_peak(http2_gateway.program.pid)
     before = http2_gateway.program.rss_bytes()
     for _ in range(5):
         await client.send(request_bytes("GET", "/big"))
-        assert await digest(client, await client.read_head()) == big_sha256(SIZE)
+        assert await client.digest(await client.read_head()) == big_sha256(SIZE)
     for _ in range(5):
         await client.send(request_bytes("POST", "/upload", CHUNKED))
-        upload = Upload(client)
+        upload = Sending(client)
         assert (await client.read_response("POST")).status == 201
         await upload.task
     assert http2_gateway.program.peak_rss_bytes() - before < GROWTH_BYTES

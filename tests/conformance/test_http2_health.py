@@ -25,7 +25,6 @@ from tests.support.http2_answers import (
     script,
     sequence,
     wait_until_over,
-    watch,
 )
 from tests.support.http2_frames import PING
 from tests.support.http2_server import H2, Http2Server, Stream
@@ -33,7 +32,6 @@ from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import Program, kubeconfig
 
-WATCH = "/api/v1/pods?watch=true"
 PROGRAM_ENV = {"HTTP2_READ_IDLE_TIMEOUT_SECONDS": "1", "HTTP2_PING_TIMEOUT_SECONDS": "1"}
 PATIENCE_SECONDS = 2.0
 
@@ -41,16 +39,12 @@ PATIENCE_SECONDS = 2.0
 async def test_a_dead_connection_cuts_its_watch(http2_gateway: Http2Gateway) -> None:
     """After a second of silence PING, after another the end; what is new goes to another connection."""
     http2_gateway.server.holds = {PING}
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    http2_gateway.streams_for(watch(events))
-    client, stream = await http2_gateway.begin(target=WATCH)
-    response = await client.read_head()
+    running = await http2_gateway.watch()
     began = time.monotonic()
-    assert await client.read_piece(response) == b""
+    await running.is_cut()
     passed = time.monotonic() - began
-    assert not response.body.is_complete
     assert passed > 0.8
-    assert stream.connection.seen(PING)
+    assert running.stream.connection.seen(PING)
     http2_gateway.server.holds = set()
     http2_gateway.streams_for(echo())
     assert (await http2_gateway.request()).json()["connection"] == 1
@@ -97,33 +91,25 @@ async def test_the_first_request_after_a_rest_finds_out(http2_gateway: Http2Gate
 
 async def test_a_quiet_watch_lives_on(http2_gateway: Http2Gateway) -> None:
     """A namespace in which nothing happens is no dead connection: PING is answered, again and again."""
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    http2_gateway.streams_for(watch(events))
-    client, stream = await http2_gateway.begin(target=WATCH)
-    response = await client.read_head()
-    connection = stream.connection
+    running = await http2_gateway.watch()
+    connection = running.stream.connection
     await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) >= 3, "three PINGs")
-    events.put_nowait(b"at last\n")
-    await client.read_until(response, b"at last\n")
+    await running.goes_on(b"at last\n")
     assert not connection.ended.is_set()
 
 
 async def test_events_are_signs_of_life(http2_gateway: Http2Gateway) -> None:
     """A connection that is heard is not asked, and a server that answers no PING is no matter then."""
     http2_gateway.server.holds = {PING}
-    events: asyncio.Queue[bytes | None] = asyncio.Queue()
-    http2_gateway.streams_for(watch(events))
-    client, stream = await http2_gateway.begin(target=WATCH)
-    response = await client.read_head()
-    heard_at = [stream.received_at]
+    running = await http2_gateway.watch()
+    heard_at = [running.stream.received_at]
     for number in range(25):
-        events.put_nowait(b"event %d\n" % number)
-        await client.read_until(response, b"event %d\n" % number)
+        await running.goes_on(b"event %d\n" % number)
         heard_at.append(time.monotonic())
         await asyncio.sleep(0.1)
     heard_at.append(time.monotonic())
     silence = max(later - earlier for earlier, later in pairwise(heard_at))
-    assert silence > 1 or not stream.connection.seen(PING), "a busy machine may make it silent itself"
+    assert silence > 1 or not running.stream.connection.seen(PING), "a busy machine may make it silent itself"
 
 
 async def test_a_reader_that_stalls_is_no_dead_connection(http2_gateway: Http2Gateway) -> None:
@@ -134,8 +120,7 @@ async def test_a_reader_that_stalls_is_no_dead_connection(http2_gateway: Http2Ga
     response = await client.read_head()
     connection = stream.connection
     await http2_gateway.server.wait_for(lambda: len(connection.seen(PING)) >= 2, "two PINGs")
-    while await client.read_piece(response):
-        pass
+    await client.read_rest(response)
     assert (response.body.size, response.body.is_complete) == (size, True)
 
 

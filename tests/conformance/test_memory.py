@@ -10,9 +10,10 @@ import pytest
 
 from tests.conformance.conftest import Gateway, big_answer
 from tests.support import proc
-from tests.support.answers import BLOCK, Step, answer, big_sha256, chunk, head, script
+from tests.support.answers import Step, answer, big_sha256, chunk, head, script
 from tests.support.client import RawClient, request_bytes
 from tests.support.patience import until
+from tests.support.uploads import Upload
 from tests.support.upstream import Connection, Request
 
 ANSWER_BYTES = 20_000_000
@@ -81,13 +82,9 @@ async def test_a_10_mb_upload_takes_little_memory(gateway: Gateway, framing: str
 
     async def transfer() -> None:
         client = await gateway.connect()
-        fields = [("Content-Length", str(UPLOAD_BYTES))] if framing == "length" else []
-        await client.send(request_bytes("POST", "/api", fields or [("Transfer-Encoding", "chunked")]))
-        for start in range(0, UPLOAD_BYTES, len(BLOCK)):
-            block = BLOCK[: UPLOAD_BYTES - start]
-            await client.send(block if fields else chunk(block))
-        if not fields:
-            await client.send(b"0\r\n\r\n")
+        upload = Upload(client, UPLOAD_BYTES, framing)
+        await client.send(request_bytes("POST", "/api", upload.fields))
+        await upload.send()
         assert (await client.read_response()).status == 201
         assert found.hexdigest() == big_sha256(UPLOAD_BYTES)
 
@@ -98,32 +95,25 @@ async def test_a_10_mb_upload_takes_little_memory(gateway: Gateway, framing: str
     assert peak < PEAK_BYTES
 
 
+async def quiet_watch(gateway: Gateway) -> RawClient:
+    """One event has come, and none will."""
+    gateway.answers(script(head(200, [("Transfer-Encoding", "chunked")]), chunk(b"{}\n"), Step.WAIT_FOR_END))
+    client = await gateway.connect()
+    await client.send(request_bytes("GET", "/api/v1/pods?watch=true"))
+    await client.read_until(await client.read_head(), b"{}\n")
+    return client
+
+
 @SLOW
 async def test_an_idle_watch_takes_less_than_70_kb(gateway: Gateway) -> None:
     """A dashboard opens hundreds; TLS to the API server is most of the cost."""
     pytest.importorskip("uvloop", reason="asyncio's own TLS buffers 256 KB per connection")
-    queues: list[asyncio.Queue[bytes]] = []
-
-    async def follow(connection: Connection, request: Request) -> None:
-        queue: asyncio.Queue[bytes] = asyncio.Queue()
-        queues.append(queue)
-        await connection.send(head(200, [("Transfer-Encoding", "chunked")]) + chunk(b"{}\n"))
-        await connection.ended.wait()
-
-    async def open_watch() -> RawClient:
-        client = await gateway.connect()
-        await client.send(request_bytes("GET", "/api/v1/pods?watch=true"))
-        response = await client.read_head()
-        await client.read_until(response, b"{}\n")
-        return client
-
-    gateway.answers(follow)
     # The first ones pay for what stays: modules, caches, arenas.
-    warm = [await open_watch() for _ in range(20)]
+    warm = [await quiet_watch(gateway) for _ in range(20)]
     before = gateway.program.rss_bytes()
     clients: list[RawClient] = []
     while len(clients) < WATCHES:
-        clients += await asyncio.gather(*(open_watch() for _ in range(50)))
+        clients += await asyncio.gather(*(quiet_watch(gateway) for _ in range(50)))
     cost = (gateway.program.rss_bytes() - before) / WATCHES
     print(f"{WATCHES} idle watches: {cost / 1000:.1f} KB each")
     assert cost < WATCH_BYTES
@@ -134,19 +124,11 @@ async def test_an_idle_watch_takes_less_than_70_kb(gateway: Gateway) -> None:
 @SLOW
 async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gateway) -> None:
     """Dashboards reconnect all day: after six rounds a watch must still cost what it did in the first."""
-    gateway.answers(script(head(200, [("Transfer-Encoding", "chunked")]), chunk(b"{}\n"), Step.WAIT_FOR_END))
-
-    async def open_watch() -> RawClient:
-        client = await gateway.connect()
-        await client.send(request_bytes("GET", "/api/v1/pods?watch=true"))
-        await client.read_until(await client.read_head(), b"{}\n")
-        return client
-
     costs = []
     for _ in range(6):
         clients: list[RawClient] = []
         while len(clients) < 300:
-            clients += await asyncio.gather(*(open_watch() for _ in range(50)))
+            clients += await asyncio.gather(*(quiet_watch(gateway) for _ in range(50)))
         costs.append(gateway.program.rss_bytes())
         for client in clients:
             client.reset()

@@ -55,9 +55,7 @@ class House:
         self._owned = owned
 
     async def connect(self, address: tuple[str, int] | str | None = None) -> RawClient:
-        return await self._owned.enter_async_context(
-            await RawClient.connect(address or self.program.address)
-        )
+        return await self._owned.enter_async_context(await RawClient.connect(address or self.program.address))
 
     async def get(
         self,

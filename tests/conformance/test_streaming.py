@@ -11,74 +11,67 @@ from statistics import median
 
 import pytest
 
-from tests.conformance.conftest import Gateway, big_answer
-from tests.support.answers import BLOCK, Step, big_sha256, chunk, chunked, head, script, watch
-from tests.support.client import RawClient, Response, request_bytes
+from tests.conformance.conftest import Gateway, Http2Gateway, big_answer
+from tests.support.answers import Step, big_sha256, chunk, chunked, head, script, watch
+from tests.support.client import request_bytes
 from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.uploads import Upload
 from tests.support.upstream import Connection, Request
 
 WATCH = "/api/v1/pods?watch=true"
 CHUNKED = [("Transfer-Encoding", "chunked")]
+GZIP = [("Content-Encoding", "gzip")]
+SIZE = 5_000_000
 EVENT_SECONDS = 0.05
 ROUNDS = 20
 
 
-async def digest(client: RawClient, response: Response) -> str:
-    """Read the whole body, keeping none of it."""
-    found = hashlib.sha256()
-    while piece := await client.read_piece(response):
-        found.update(piece)
-    return found.hexdigest()
-
-
-async def end(events: asyncio.Queue[bytes | Step], client: RawClient, response: Response) -> None:
-    """End a watch as the API server does."""
-    events.put_nowait(Step.LAST_CHUNK)
-    while await client.read_piece(response):
-        pass
-    assert response.body.is_complete
-
-
-async def test_the_head_of_a_watch_comes_before_its_first_event(gateway: Gateway) -> None:
+async def test_the_head_of_a_watch_comes_before_its_first_event(either: Gateway) -> None:
     """Client libraries count a watch as open from then on; a quiet namespace must not look hung."""
-    events: asyncio.Queue[bytes | Step] = asyncio.Queue()
-    gateway.answers(watch(events))
-    client, _ = await gateway.start(target=WATCH)
-    response = await client.read_head()
-    assert (response.status, response.framing, response.body.size) == (200, "chunked", 0)
-    await end(events, client, response)
+    running = await either.watch()
+    assert (running.response.status, running.response.framing) == (200, "chunked")
+    assert running.response.body.size == 0
+    await running.ends()
 
 
 @pytest.mark.numbers
-async def test_each_event_comes_within_50_ms(gateway: Gateway) -> None:
+async def test_each_event_comes_within_50_ms(either: Gateway) -> None:
     """A watch is only as good as its delay: no piece waits for a full buffer, a timer or the next one."""
-    events: asyncio.Queue[bytes | Step] = asyncio.Queue()
-    gateway.answers(watch(events))
-    client, _ = await gateway.start(target=WATCH)
-    response = await client.read_head()
+    running = await either.watch()
     delays = []
     for number in range(ROUNDS):
         event = b'{"type":"MODIFIED","object":{"n":%d}}\n' % number
         sent_at = time.monotonic()
-        events.put_nowait(event)
-        assert await client.read_piece(response) == event
+        running.events.put_nowait(event)
+        assert await running.client.read_piece(running.response) == event
         delays.append(time.monotonic() - sent_at)
-    await end(events, client, response)
     print(f"watch event delay: median {median(delays) * 1e3:.2f} ms, max {max(delays) * 1e3:.2f} ms")
     assert sorted(delays)[ROUNDS // 4] < EVENT_SECONDS, "what a busy machine does not hold up comes at once"
 
 
-async def test_a_watch_ends_with_its_last_chunk(gateway: Gateway) -> None:
+async def test_a_client_may_watch_on_where_a_watch_has_ended(either: Gateway) -> None:
     """The API server ends a watch after a few minutes; clients then resume on the same connection."""
-    events: asyncio.Queue[bytes | Step] = asyncio.Queue()
-    gateway.answers(watch(events))
-    client, _ = await gateway.start(target=WATCH)
-    for event in (b"a\n", Step.LAST_CHUNK):
-        events.put_nowait(event)
-    response = await client.read_response()
-    assert (response.body.is_complete, bytes(response.body.data)) == (True, b"a\n")
-    events.put_nowait(Step.LAST_CHUNK)
-    assert (await client.request("GET", WATCH)).body.is_complete
+    running = await either.watch()
+    await running.goes_on()
+    await running.ends()
+    running.events.put_nowait(running.last)
+    assert (await running.client.request("GET", "/watched?watch=true")).body.is_complete
+
+
+async def test_many_watches_do_not_mix(either: Gateway) -> None:
+    """Forty at once, on one connection if that is HTTP/2: each client sees its own events alone."""
+
+    async def follow(target: str) -> None:
+        running = await either.watch(target)
+        for number in range(5):
+            await running.goes_on(f"{target} {number}\n".encode())
+        await running.ends()
+        assert running.response.text == "".join(f"{target} {number}\n" for number in range(5))
+
+    await follow("/first")
+    await asyncio.gather(*(follow(f"/w{number}") for number in range(40)))
+    if isinstance(either, Http2Gateway):
+        assert len(either.connections) == 1
 
 
 async def test_chunks_pass_as_they_came(gateway: Gateway) -> None:
@@ -141,55 +134,37 @@ async def test_a_dripping_answer_passes_byte_by_byte(gateway: Gateway) -> None:
 @pytest.mark.parametrize("framing", ["length", "chunked", "close"])
 async def test_a_big_answer_arrives_whole(gateway: Gateway, framing: str) -> None:
     """5 MB in each framing: a list of many pods is no special case."""
-    size = 5_000_000
-    gateway.answers(big_answer(size, framing))
+    gateway.answers(big_answer(SIZE, framing))
     client, _ = await gateway.start()
     response = await client.read_head()
-    assert await digest(client, response) == big_sha256(size)
+    assert await client.digest(response) == big_sha256(SIZE)
     assert response.body.is_complete
 
 
 @pytest.mark.parametrize("framing", ["length", "chunked"])
-async def test_a_big_upload_arrives_whole(gateway: Gateway, framing: str) -> None:
-    """5 MB in each framing, read as fast as it comes."""
-    size = 5_000_000
+async def test_a_big_upload_arrives_whole(either: Gateway, framing: str) -> None:
+    """5 MB in each framing, read as fast as it comes: many times the windows of HTTP/2."""
     found = hashlib.sha256()
-
-    async def read(connection: Connection, request: Request) -> None:
-        while piece := await connection.read_body_piece(request):
-            found.update(piece)
-        await connection.send(head(201, [("Content-Length", "0")]))
-
-    gateway.answers(read)
-    client = await gateway.connect()
-    await client.send(
-        request_bytes("POST", "/api", [("Content-Length", str(size))] if framing == "length" else CHUNKED)
-    )
-    for start in range(0, size, len(BLOCK)):
-        block = BLOCK[: size - start]
-        await client.send(chunk(block) if framing == "chunked" else block)
-    if framing == "chunked":
-        await client.send(b"0\r\n\r\n")
+    either.reads(found.update)
+    client = await either.connect()
+    upload = Upload(client, SIZE, framing)
+    await client.send(request_bytes("POST", "/api", upload.fields))
+    await upload.send()
     assert (await client.read_response()).status == 201
-    assert found.hexdigest() == big_sha256(size)
+    assert found.hexdigest() == big_sha256(SIZE)
 
 
-async def test_each_piece_of_an_upload_arrives_when_it_is_sent(gateway: Gateway) -> None:
+async def test_each_piece_of_an_upload_arrives_when_it_is_sent(either: Gateway) -> None:
     """`kubectl cp` and log shippers stream into requests that last for hours."""
     pieces: asyncio.Queue[bytes] = asyncio.Queue()
-
-    async def read(connection: Connection, request: Request) -> None:
-        while piece := await connection.read_body_piece(request):
-            pieces.put_nowait(piece)
-        await connection.send(head(200, [("Content-Length", "0")]))
-
-    gateway.answers(read)
-    client, _ = await gateway.start("POST", headers=CHUNKED)
+    either.reads(pieces.put_nowait)
+    client = await either.connect()
+    await client.send(request_bytes("POST", "/api", CHUNKED))
     for number in range(ROUNDS):
         await client.send(chunk(b"%d" % number))
         assert await asyncio.wait_for(pieces.get(), LAST_RESORT_SECONDS) == b"%d" % number
     await client.send(b"0\r\n\r\n")
-    assert (await client.read_response()).status == 200
+    assert (await client.read_response()).status == 201
 
 
 async def test_the_trailers_of_an_upload_pass(gateway: Gateway) -> None:
@@ -206,37 +181,30 @@ async def test_the_trailers_of_an_upload_pass(gateway: Gateway) -> None:
     assert request.value("Trailer") == "X-Sum"
 
 
-async def test_a_gzip_answer_that_we_asked_for_is_unpacked(gateway: Gateway) -> None:
+async def test_a_gzip_answer_that_we_asked_for_is_unpacked(either: Gateway) -> None:
     """The client did not ask for gzip, so it must not see it; between us and the cluster it saves time."""
     plain = b'{"items":[' + b'{"kind":"Pod"},' * 20_000 + b"{}]}"
-    packed = gzip.compress(plain)
-    fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))]
-    gateway.answers(script(head(200, fields) + packed))
-    client = await gateway.connect()
+    either.replies(gzip.compress(plain), GZIP)
+    client = await either.connect()
     for _ in range(2):
         response = await client.request("GET", "/api")
         assert response.values("Content-Encoding") == response.values("Content-Length") == []
-        assert bytes(response.body.data) == plain
+        assert (bytes(response.body.data), response.body.is_complete) == (plain, True)
 
 
-async def test_gzip_that_is_broken_from_the_start_is_an_error(gateway: Gateway) -> None:
+async def test_gzip_that_is_broken_from_the_start_is_an_error(either: Gateway) -> None:
     """Nothing of the answer is out yet, so the client can be told what is wrong."""
-    junk = b"\x1f\x8b\x08\0" + bytes(6) + b"\xff" * 40
-    fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(junk)))]
-    gateway.answers(script(head(200, fields) + junk))
-
-    response = await gateway.request()
-
+    either.replies(b"\x1f\x8b\x08\0" + bytes(6) + b"\xff" * 40, GZIP)
+    response = await either.request()
     assert response.status == 502
     assert b"gzip is broken" in bytes(response.body.data)
 
 
-async def test_a_gzip_answer_that_the_client_asked_for_stays_packed(gateway: Gateway) -> None:
+async def test_a_gzip_answer_that_the_client_asked_for_stays_packed(either: Gateway) -> None:
     """Who asks for gzip gets the API server's own bytes."""
     packed = gzip.compress(b"{}")
-    fields = [("Content-Encoding", "gzip"), ("Content-Length", str(len(packed)))]
-    gateway.answers(script(head(200, fields) + packed))
-    response = await gateway.request(headers=[("Accept-Encoding", "gzip")])
+    either.replies(packed, GZIP)
+    response = await either.request(headers=[("Accept-Encoding", "gzip")])
     assert response.value("Content-Encoding") == "gzip"
     assert bytes(response.body.data) == packed
 
@@ -244,7 +212,7 @@ async def test_a_gzip_answer_that_the_client_asked_for_stays_packed(gateway: Gat
 async def test_a_gzip_watch_passes_event_by_event(gateway: Gateway) -> None:
     """A flushed gzip stream is unpacked at each flush, not at its end."""
     events: asyncio.Queue[bytes | Step] = asyncio.Queue()
-    gateway.answers(watch(events, [("Content-Encoding", "gzip")]))
+    gateway.answers(watch(events, GZIP))
     client, _ = await gateway.start(target=WATCH)
     packer = zlib.compressobj(wbits=16 + zlib.MAX_WBITS)
     response = None
@@ -254,41 +222,22 @@ async def test_a_gzip_watch_passes_event_by_event(gateway: Gateway) -> None:
         response = response or await client.read_head()
         assert await client.read_piece(response) == event
     events.put_nowait(packer.flush())
+    events.put_nowait(Step.LAST_CHUNK)
     assert response is not None
-    await end(events, client, response)
+    await client.read_rest(response)
+    assert response.body.is_complete
 
 
 @pytest.mark.parametrize("damage", ["broken", "early end"])
-async def test_a_damaged_gzip_answer_is_cut(gateway: Gateway, damage: str) -> None:
+async def test_a_damaged_gzip_answer_is_cut(either: Gateway, damage: str) -> None:
     """What cannot be unpacked to its end must not look complete."""
     packed = gzip.compress(bytes(range(256)) * 2_000)
     packed = packed[:500] if damage == "early end" else packed[:500] + b"\xff" * 200
-    gateway.answers(chunked([packed], [("Content-Encoding", "gzip")]))
-    client = await gateway.connect()
+    either.replies(packed, GZIP, length=False)
+    client = await either.connect()
     await client.send(request_bytes("GET", "/api"))
     try:
         response = await client.read_response()
     except ConnectionResetError:
         return
     assert not response.body.is_complete or response.status == 502
-
-
-async def test_many_watches_do_not_mix(gateway: Gateway) -> None:
-    """Each client sees its own events and nobody else's."""
-    queues: dict[str, asyncio.Queue[bytes | Step]] = {f"/w{number}": asyncio.Queue() for number in range(40)}
-    for target, queue in queues.items():
-        gateway.answers(watch(queue), target)
-
-    async def follow(target: str) -> None:
-        client = await gateway.connect()
-        await client.send(request_bytes("GET", f"{target}?watch=true"))
-        response = await client.read_head()
-        for number in range(5):
-            queues[target].put_nowait(f"{target} {number}\n".encode())
-            await client.read_until(response, f"{target} {number}\n".encode())
-        queues[target].put_nowait(Step.LAST_CHUNK)
-        while await client.read_piece(response):
-            pass
-        assert response.text == "".join(f"{target} {number}\n" for number in range(5))
-
-    await asyncio.gather(*(follow(target) for target in queues))

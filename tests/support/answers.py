@@ -135,18 +135,22 @@ def watch(events: asyncio.Queue[bytes | Step], headers: Headers = ()) -> Respond
         await connection.read_body(request)
         fields = [("Content-Type", "application/json"), *headers, ("Transfer-Encoding", "chunked")]
         await connection.send(head(200, fields))
-        while True:
-            getting = asyncio.ensure_future(events.get())
-            ending = asyncio.ensure_future(connection.ended.wait())
-            await asyncio.wait((getting, ending), return_when=asyncio.FIRST_COMPLETED)
-            ending.cancel()
-            if not getting.done():
-                getting.cancel()
-                return
-            event = getting.result()
-            await _do(chunk(event) if isinstance(event, bytes) else event, connection, request)
-            if event in (Step.LAST_CHUNK, Step.CLOSE, Step.CUT, Step.RESET):
-                return
+        ending = asyncio.ensure_future(connection.ended.wait())
+        waiting: set[asyncio.Future[Any]] = {ending}
+        try:
+            while True:
+                getting = asyncio.ensure_future(events.get())
+                waiting = {ending, getting}
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                if not getting.done():
+                    return
+                event = getting.result()
+                await _do(chunk(event) if isinstance(event, bytes) else event, connection, request)
+                if event in (Step.LAST_CHUNK, Step.CLOSE, Step.CUT, Step.RESET):
+                    return
+        finally:
+            for each in waiting:
+                each.cancel()
 
     return respond
 
