@@ -19,22 +19,11 @@ def main() -> int:
         prog="python -m kproxy.demo", description="A pretend Kubernetes cluster."
     )
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
-    parser.add_argument("--no-life", action="store_true", help="let nothing change by itself")
+    parser.add_argument("--no-life", action="store_false", dest="life", help="let nothing change by itself")
     parser.add_argument("--settle-seconds", type=float, default=0.5, help="how long pods take to start")
     parser.add_argument("--log-seconds", type=float, default=1.0, help="time between two log lines")
-    parser.add_argument("--extra-pods", type=int, default=0, help="so many more pods, for big lists")
-    parser.add_argument("--extra-pod-bytes", type=int, default=1024, help="size of each of them")
-    arguments = parser.parse_args()
-    cluster = DemoCluster(
-        port=arguments.port,
-        life=not arguments.no_life,
-        settle_seconds=arguments.settle_seconds,
-        log_seconds=arguments.log_seconds,
-        extra_pods=arguments.extra_pods,
-        extra_pod_bytes=arguments.extra_pod_bytes,
-    )
     try:
-        asyncio.run(_serve(cluster))
+        asyncio.run(_serve(DemoCluster(**vars(parser.parse_args()))))
     except KproxyError as error:
         sys.stderr.write(f"{error.message}\n")
         return 1

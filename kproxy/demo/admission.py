@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 import re
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 from kproxy.demo import clock
 from kproxy.demo.defaults import with_defaults
-from kproxy.demo.kinds import Json, Kind
+from kproxy.demo.kinds import CRDS, DEPLOYMENTS, NAMESPACES, PODS, SERVICES, Json, Kind
 from kproxy.demo.shapes import check_types, without_nulls
 from kproxy.demo.status import (
     Cause,
@@ -27,9 +28,16 @@ from kproxy.demo.status import (
 _LABEL = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?"
 _SUBDOMAIN = rf"{_LABEL}(\.{_LABEL})*"
 _SERVICE = r"[a-z]([-a-z0-9]*[a-z0-9])?"
-# Letters that form no words, after apimachinery's `utilrand`.
-_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+"""They form no words, after apimachinery's `utilrand`."""
 _GENERATED_BYTES = 58
+_CONTAINERS = ("containers[].name", "containers[].image")
+_REQUIRED: dict[Kind, tuple[str, ...]] = {
+    PODS: _CONTAINERS,
+    DEPLOYMENTS: ("selector.matchLabels", *(f"template.spec.{path}" for path in _CONTAINERS)),
+    CRDS: ("names.plural", "names.kind", "group", "scope", "versions[].name"),
+}
+"""Fields of the spec that must be there; `[]` stands for each item of an array."""
 
 
 def conform(kind: Kind, body: Any, *, namespace: str, name: str | None, validation: str) -> tuple[Json, str]:
@@ -83,7 +91,7 @@ def created(kind: Kind, value: Json) -> Json:
     metadata = dict(value["metadata"])
     prefix = metadata.get("generateName")
     if not metadata.get("name") and prefix:
-        suffix = "".join(random.choices(_SUFFIX_LETTERS, k=5))  # noqa: S311 -- a name, not a secret
+        suffix = "".join(random.choices(NAME_LETTERS, k=5))  # noqa: S311 -- a name, not a secret
         metadata["name"] = prefix[:_GENERATED_BYTES] + suffix
     for field in ("resourceVersion", "selfLink", "deletionTimestamp", "managedFields"):
         metadata.pop(field, None)
@@ -94,7 +102,7 @@ def created(kind: Kind, value: Json) -> Json:
     result = {**value, "metadata": metadata}
     if kind.has_status:
         result.pop("status", None)
-    _refuse(kind, result, validate(kind, result))
+    _check(kind, result)
     return with_defaults(kind, result)
 
 
@@ -106,13 +114,13 @@ def updated(kind: Kind, old: Json, new: Json) -> Json:
         metadata.pop(field, None)
     metadata |= {field: old["metadata"][field] for field in kept if field in old["metadata"]}
     result = {**new, "metadata": metadata}
-    _refuse(kind, result, validate(kind, result))
+    _check(kind, result)
     result = with_defaults(kind, result)
     if kind.has_status:
         result.pop("status", None)
         if "status" in old:
             result["status"] = old["status"]
-    _refuse(kind, result, _immutable(kind, old, result))
+    _check_immutable(kind, old, result)
     if _counts_generations(kind) and result.get("spec") != old.get("spec"):
         metadata["generation"] = old["metadata"].get("generation", 1) + 1
     return result
@@ -123,22 +131,34 @@ def status_updated(old: Json, new: Json) -> Json:
     return {**old, "status": new.get("status", {})}
 
 
-def validate(kind: Kind, value: Json) -> list[Cause]:
-    causes = _name_causes(kind, value["metadata"])
+def _check(kind: Kind, value: Json) -> None:
+    causes = _wrong_name(kind, value["metadata"])
     spec = value.get("spec") or {}
-    if kind.resource == "pods":
-        causes += _container_causes("spec", spec)
-    elif kind.resource == "deployments.apps":
-        causes += _deployment_causes(spec)
-    elif kind.resource == "services" and spec.get("type") != "ExternalName" and not spec.get("ports"):
+    # Dictionaries, since several fields may be missing together with the object they are in.
+    missing = dict.fromkeys(each for path in _REQUIRED.get(kind, ()) for each in _missing(spec, path, "spec"))
+    causes += map(required, missing)
+    if kind is DEPLOYMENTS and not missing:
+        wanted = spec["selector"]["matchLabels"]
+        labels = spec["template"].get("metadata", {}).get("labels", {})
+        if any(labels.get(key) != text for key, text in wanted.items()):
+            text = "`selector` does not match template `labels`"
+            causes.append(wrong("spec.template.metadata.labels", labels, text))
+        if spec.get("replicas", 0) < 0:
+            causes.append(wrong("spec.replicas", spec["replicas"], "must be greater than or equal to 0"))
+    elif kind is SERVICES and spec.get("type") != "ExternalName" and not spec.get("ports"):
         causes.append(required("spec.ports"))
-    elif kind.resource == "customresourcedefinitions.apiextensions.k8s.io":
-        causes += _definition_causes(value["metadata"].get("name"), spec)
-    return causes
+    elif kind is CRDS and not missing:
+        if value["metadata"]["name"] != f"{spec['names']['plural']}.{spec['group']}":
+            text = 'must be spec.names.plural+"."+spec.group'
+            causes.append(wrong("metadata.name", value["metadata"]["name"], text))
+        if sum(1 for each in spec["versions"] if each.get("storage")) != 1:
+            text = "must have exactly one version marked as storage version"
+            causes.append(wrong("spec.versions", len(spec["versions"]), text))
+    _refuse(kind, value, causes)
 
 
 def _counts_generations(kind: Kind) -> bool:
-    return kind.custom or kind.group in ("apps", "apiextensions.k8s.io")
+    return kind.custom or kind in (DEPLOYMENTS, CRDS)
 
 
 def _refuse(kind: Kind, value: Json, causes: list[Cause]) -> None:
@@ -146,12 +166,12 @@ def _refuse(kind: Kind, value: Json, causes: list[Cause]) -> None:
         raise invalid(kind.kind, kind.group, value["metadata"].get("name", ""), causes)
 
 
-def _name_causes(kind: Kind, metadata: Json) -> list[Cause]:
+def _wrong_name(kind: Kind, metadata: Json) -> list[Cause]:
     name = metadata.get("name")
     if not name:
         return [required("metadata.name", "name or generateName is required")]
-    pattern = {"namespaces": _LABEL, "services": _SERVICE}.get(kind.resource, _SUBDOMAIN)
-    if len(name) <= (253 if pattern is _SUBDOMAIN else 63) and re.fullmatch(pattern, name):
+    pattern, longest = {NAMESPACES: (_LABEL, 63), SERVICES: (_SERVICE, 63)}.get(kind, (_SUBDOMAIN, 253))
+    if len(name) <= longest and re.fullmatch(pattern, name):
         return []
     text = (
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and "
@@ -160,68 +180,30 @@ def _name_causes(kind: Kind, metadata: Json) -> list[Cause]:
     return [wrong("metadata.name", name, text)]
 
 
-def _container_causes(path: str, spec: Json) -> list[Cause]:
-    containers = spec.get("containers") or []
-    if not containers:
-        return [required(f"{path}.containers")]
-    causes = []
-    for index, container in enumerate(containers):
-        causes += [
-            required(f"{path}.containers[{index}].{field}")
-            for field in ("name", "image")
-            if not container.get(field)
-        ]
-    return causes
+def _missing(value: Json, path: str, at: str) -> Iterator[str]:
+    """Where a field of that path is absent or empty; `[]` stands for each item of an array."""
+    first, _, rest = path.partition(".")
+    at = f"{at}.{first.removesuffix('[]')}"
+    found = value.get(first.removesuffix("[]"))
+    if not found:
+        yield at
+    elif first.endswith("[]"):
+        for index, item in enumerate(found):
+            yield from _missing(item, rest, f"{at}[{index}]")
+    elif rest:
+        yield from _missing(found, rest, at)
 
 
-def _deployment_causes(spec: Json) -> list[Cause]:
-    template = spec.get("template") or {}
-    wanted = (spec.get("selector") or {}).get("matchLabels") or {}
-    labels = (template.get("metadata") or {}).get("labels") or {}
-    causes = [] if wanted else [required("spec.selector")]
-    if any(labels.get(key) != text for key, text in wanted.items()):
-        text = "`selector` does not match template `labels`"
-        causes.append(wrong("spec.template.metadata.labels", labels, text))
-    if spec.get("replicas", 0) < 0:
-        causes.append(wrong("spec.replicas", spec["replicas"], "must be greater than or equal to 0"))
-    return causes + _container_causes("spec.template.spec", template.get("spec") or {})
-
-
-def _definition_causes(name: str | None, spec: Json) -> list[Cause]:
-    names = spec.get("names") or {}
-    causes = [required(f"spec.names.{field}") for field in ("plural", "kind") if not names.get(field)]
-    causes += [required(f"spec.{field}") for field in ("group", "scope", "versions") if not spec.get(field)]
-    if causes:
-        return causes
-    for index, version in enumerate(spec["versions"]):
-        path = f"spec.versions[{index}]"
-        causes += [required(f"{path}.name")] if not version.get("name") else []
-        for place, column in enumerate(version.get("additionalPrinterColumns", ())):
-            at = f"{path}.additionalPrinterColumns[{place}]"
-            causes += [
-                required(f"{at}.{field}") for field in ("name", "type", "jsonPath") if field not in column
-            ]
-    if name != f"{names['plural']}.{spec['group']}":
-        causes.append(wrong("metadata.name", name, 'must be spec.names.plural+"."+spec.group'))
-    if sum(1 for each in spec["versions"] if each.get("storage")) != 1:
-        text = "must have exactly one version marked as storage version"
-        causes.append(wrong("spec.versions", len(spec["versions"]), text))
-    return causes
-
-
-def _immutable(kind: Kind, old: Json, new: Json) -> list[Cause]:
-    if kind.custom or "spec" not in old:
-        return []
-    if kind.resource == "pods" and _fixed_pod_spec(old["spec"]) != _fixed_pod_spec(new["spec"]):
+def _check_immutable(kind: Kind, old: Json, new: Json) -> None:
+    if kind is PODS and _fixed_pod_spec(old["spec"]) != _fixed_pod_spec(new["spec"]):
         text = (
             "pod updates may not change fields other than `spec.containers[*].image` and `spec.tolerations`"
         )
-        return [forbidden_field("spec", text)]
-    if kind.resource == "deployments.apps" and old["spec"]["selector"] != new["spec"].get("selector"):
-        return [wrong("spec.selector", new["spec"].get("selector"), "field is immutable")]
-    return []
+        _refuse(kind, new, [forbidden_field("spec", text)])
+    if kind is DEPLOYMENTS and old["spec"]["selector"] != new["spec"]["selector"]:
+        _refuse(kind, new, [wrong("spec.selector", new["spec"]["selector"], "field is immutable")])
 
 
 def _fixed_pod_spec(spec: Json) -> Json:
-    containers = [{**container, "image": ""} for container in spec.get("containers", ())]
+    containers = [{**container, "image": ""} for container in spec["containers"]]
     return {**spec, "containers": containers, "tolerations": []}

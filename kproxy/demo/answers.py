@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import io
 from collections.abc import Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -18,7 +19,6 @@ from kproxy.demo.views import JSON, YAML, View, choose_view
 # From these sizes on a real API server compresses, and Go's net/http no longer knows the length ahead.
 _GZIP_BYTES = 128 * 1024
 _CHUNKED_BYTES = 2048
-_PIECE_BYTES = 64 * 1024
 
 T = TypeVar("T")
 
@@ -50,10 +50,8 @@ class Call:
         return self.request.headers.get("Upgrade", "").lower() == "websocket"
 
 
-async def write(
-    call: Call, body: bytes, *, content_type: str | None = None, code: int = 200
-) -> web.StreamResponse:
-    """Send `body`, of the media type that the request's view has, unless another is named."""
+async def write(call: Call, body: bytes, *, content_type: str | None = None, code: int = 200) -> web.Response:
+    """`body` as an answer, of the media type that the request's view has, unless another is named."""
     request = call.request
     headers = {**call.headers, "Content-Type": content_type or call.view.media_type}
     accepts_gzip = "gzip" in request.headers.get("Accept-Encoding", "")
@@ -63,17 +61,13 @@ async def write(
         headers |= {"Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
     if len(body) <= _CHUNKED_BYTES:
         return web.Response(body=body, status=code, headers=headers)
-    response = web.StreamResponse(status=code, headers=headers)
-    await response.prepare(request)
-    whole = memoryview(body)
-    for start in range(0, len(body), _PIECE_BYTES):
-        await response.write(whole[start : start + _PIECE_BYTES])
-    await response.write_eof()
+    response = web.Response(body=io.BytesIO(body), status=code, headers=headers)
+    response.enable_chunked_encoding()
     return response
 
 
-async def refuse(call: Call, error: ApiError) -> web.StreamResponse:
-    """Send the error as a Status: JSON unless YAML was asked for, as the media type may be the error."""
+async def refuse(call: Call, error: ApiError) -> web.Response:
+    """The error as a Status: JSON unless YAML was asked for, as the media type may be the error."""
     if error.code == 504:
         call.headers["Retry-After"] = "1"
     accept = call.request.headers.get("Accept", "")

@@ -5,10 +5,17 @@ from __future__ import annotations
 import datetime
 import time
 
-MINUTE = 60
-HOUR = 60 * MINUTE
-DAY = 24 * HOUR
-YEAR = 365 * DAY
+_UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
+# From how many seconds on which units are shown.
+_STYLES = (
+    (8 * _UNITS["d"], "d"),
+    (2 * _UNITS["d"], "dh"),
+    (8 * _UNITS["h"], "h"),
+    (3 * _UNITS["h"], "hm"),
+    (10 * _UNITS["m"], "m"),
+    (2 * _UNITS["m"], "ms"),
+    (0, "s"),
+)
 
 
 def now() -> float:
@@ -37,28 +44,11 @@ def age(seconds: float) -> str:
     if left < -1:
         return "<invalid>"
     left = max(left, 0)
-    if left < 2 * MINUTE:
-        return f"{left}s"
-    if left < 10 * MINUTE:
-        return _two(left, MINUTE, "m", 1, "s")
-    if left < 3 * HOUR:
-        return f"{left // MINUTE}m"
-    if left < 8 * HOUR:
-        return _two(left, HOUR, "h", MINUTE, "m")
-    if left < 2 * DAY:
-        return f"{left // HOUR}h"
-    if left < 8 * DAY:
-        return _two(left, DAY, "d", HOUR, "h")
-    if left < 2 * YEAR:
-        return f"{left // DAY}d"
-    if left < 8 * YEAR:
-        return _two(left, YEAR, "y", DAY, "d")
-    return f"{left // YEAR}y"
-
-
-def _two(left: int, coarse: int, coarse_unit: str, fine: int, fine_unit: str) -> str:
-    rest = left % coarse // fine
-    return f"{left // coarse}{coarse_unit}" + (f"{rest}{fine_unit}" if rest else "")
+    shown = ""
+    for unit in next(units for least, units in _STYLES if left >= least):
+        count, left = divmod(left, _UNITS[unit])
+        shown += f"{count}{unit}" if count or not shown else ""
+    return shown
 
 
 def utc(at: float) -> datetime.datetime:

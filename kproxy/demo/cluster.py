@@ -1,6 +1,6 @@
 """The demo cluster as one thing to start and to stop.
 
-Stop order: listener and connections, then the tasks, then the folder. The folder (mode 0700) holds the
+Stop order: the tasks, then listener and connections, then the folder. The folder (mode 0700) holds the
 kubeconfig; the server's key is in it for the moment that OpenSSL takes to read it.
 """
 
@@ -42,7 +42,7 @@ class DemoCluster:
     `port` 0 takes a free one. `life` lets a few things change by themselves every `life_seconds`.
     `settle_seconds` is how long pods take to start and to end, `log_seconds` the time between two log lines,
     `bookmark_seconds` that between two bookmarks of a watch, `history` how many changes of a kind can be
-    watched from the past. `extra_pods` pods of about `extra_pod_bytes` each make lists big.
+    watched from the past.
     Raises ConfigError when it cannot listen there. The attributes are set once it is entered.
     """
 
@@ -63,28 +63,25 @@ class DemoCluster:
         log_seconds: float = 1.0,
         bookmark_seconds: float = 10.0,
         history: int = 1000,
-        extra_pods: int = 0,
-        extra_pod_bytes: int = 1024,
     ) -> None:
         self._host = host
         self._port = port
         self._store = Store(history=history)
-        self._extra = (extra_pods, extra_pod_bytes)
         self._api = Api(self._store, bookmark_seconds=bookmark_seconds, log_seconds=log_seconds)
         self._controllers = Controllers(self._store, settle_seconds=settle_seconds)
-        self._life = Life(self._store, tick_seconds=life_seconds) if life else None
+        self._life = (Life(self._store, tick_seconds=life_seconds),) if life else ()
         self._exit = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> Self:
         async with contextlib.AsyncExitStack() as stack:
             folder = Path(tempfile.mkdtemp(prefix="kproxy-demo-"))
             stack.callback(shutil.rmtree, folder, ignore_errors=True)
-            count, each = self._extra
-            seed(self._store, extra_pods=count, extra_pod_bytes=each)
+            seed(self._store)
             await self._listen(stack, folder)
-            stack.push_async_callback(_end, asyncio.ensure_future(self._controllers.run()))
-            if self._life is not None:
-                stack.push_async_callback(_end, asyncio.ensure_future(self._life.run()))
+            for part in (self._controllers, *self._life):
+                task = asyncio.ensure_future(part.run())
+                stack.push_async_callback(asyncio.wait, (task,))
+                stack.callback(task.cancel)
             self._exit = stack.pop_all()
         return self
 
@@ -131,11 +128,6 @@ class DemoCluster:
         _write_private(self.kubeconfig_path, self.kubeconfig.encode())
 
 
-async def _end(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait((task,))
-
-
 def _server_context(server: KeyPair, ca_pem: bytes, folder: Path) -> ssl.SSLContext:
     """Asks for a client certificate but does without: who has none is system:anonymous."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -162,10 +154,8 @@ def _kubeconfig(url: str, ca_pem: bytes, client: KeyPair) -> str:
         return base64.b64encode(data).decode()
 
     cluster = {"server": url, "certificate-authority-data": text(ca_pem)}
-    user = {
-        "client-certificate-data": text(client.certificate_pem),
-        "client-key-data": text(client.key_pem),
-    }
+    certificate, key = text(client.certificate_pem), text(client.key_pem)
+    user = {"client-certificate-data": certificate, "client-key-data": key}
     context = {"cluster": CONTEXT_NAME, "user": USER_NAME, "namespace": "default"}
     content = {
         "apiVersion": "v1",

@@ -11,13 +11,13 @@ import logging
 from collections.abc import Iterator
 
 from kproxy.demo import clock
-from kproxy.demo.kinds import DEPLOYMENTS, NAMESPACES, PODS, Json, Registry
+from kproxy.demo.kinds import DEPLOYMENTS, NAMESPACES, NODES, PODS, Json, Registry
 from kproxy.demo.objects import Objects, Options, Target
 from kproxy.demo.recorder import Recorder
 from kproxy.demo.store import Store, Stored
 from kproxy.demo.workloads import (
-    HASH_LABEL,
     deployment_status,
+    is_of_template,
     is_ready,
     new_pod,
     owner_uid,
@@ -29,7 +29,7 @@ from kproxy.demo.workloads import (
 _LOGGER = logging.getLogger(__name__)
 # Somebody may scale to 100000: the others get their turn in between.
 _CREATED_A_PASS = 50
-_WATCHED = (PODS.resource, DEPLOYMENTS.resource, NAMESPACES.resource)
+_WATCHED = (PODS.resource, DEPLOYMENTS.resource, NAMESPACES.resource, NODES.resource)
 
 
 class Controllers:
@@ -43,6 +43,8 @@ class Controllers:
         self._settle = settle_seconds
         self._since: dict[tuple[str, str], float] = {}
         """When an object (by uid) was first seen in a state that passes, in the loop's time."""
+        self._seen = self._since
+        """The same of the pass that is under way."""
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -64,15 +66,14 @@ class Controllers:
 
     def reconcile(self, now: float) -> float | None:
         """One pass at the loop's time `now`; answers when to look again even if nothing changes."""
-        dues: list[float] = []
-        current, self._since = self._since, {}
+        self._since, self._seen = {}, self._since
         for stored in self._store.objects(NAMESPACES.resource):
             with _alone(stored):
-                dues += self._namespace(stored, current, now)
+                self._namespace(stored, now)
         pods: dict[str, list[Stored]] = {}
         for stored in self._store.objects(PODS.resource):
             with _alone(stored):
-                dues += self._pod(stored, current, now)
+                self._pod(stored, now)
                 if owner := owner_uid(stored.value):
                     pods.setdefault(owner, []).append(stored)
         for stored in self._store.objects(DEPLOYMENTS.resource):
@@ -81,51 +82,49 @@ class Controllers:
         for orphans in pods.values():
             for pod in orphans:
                 self._delete_pod(pod)
-        return min(dues, default=None)
+        dues = (since + self._settle for since in self._since.values())
+        return min((due for due in dues if due > now), default=None)
 
-    def _passed(self, stored: Stored, state: str, current: dict[tuple[str, str], float], now: float) -> float:
-        """When the object will have been in that state for long enough."""
+    def _has_lasted(self, stored: Stored, state: str, now: float) -> bool:
+        """Whether the object has been in that state for long enough; else the pass is to be repeated then."""
         key = (stored.value["metadata"]["uid"], state)
-        self._since[key] = current.get(key, now)
-        return self._since[key] + self._settle
+        self._since[key] = self._seen.get(key, now)
+        return now >= self._since[key] + self._settle
 
-    def _namespace(self, stored: Stored, current: dict[tuple[str, str], float], now: float) -> list[float]:
+    def _namespace(self, stored: Stored, now: float) -> None:
         if not stored.value["metadata"].get("deletionTimestamp"):
-            return []
-        due = self._passed(stored, "Terminating", current, now)
-        if now < due:
-            return [due]
-        name = stored.key[1]
-        for kind in self._registry:
-            if kind.namespaced:
-                for each in self._store.objects(kind.resource, name):
-                    self._store.remove(kind.resource, *each.key)
-        self._store.remove(NAMESPACES.resource, "", name)
-        return []
+            return
+        if self._has_lasted(stored, "Terminating", now):
+            name = stored.key[1]
+            for kind in self._registry:
+                if kind.namespaced:
+                    for each in self._store.objects(kind.resource, name):
+                        self._store.remove(kind.resource, *each.key)
+            self._store.remove(NAMESPACES.resource, "", name)
 
-    def _pod(self, stored: Stored, current: dict[tuple[str, str], float], now: float) -> list[float]:
+    def _pod(self, stored: Stored, now: float) -> None:
         pod = stored.value
+        status = pod.get("status", {})
         if pod["metadata"].get("deletionTimestamp"):
-            due = self._passed(stored, "Terminating", current, now)
-            if now < due:
-                return [due]
-            self._store.remove(PODS.resource, *stored.key)
-            return []
-        if pod.get("status", {}).get("phase") not in (None, "Pending"):
-            return []
-        due = self._passed(stored, "Pending", current, now)
-        if not pod.get("status", {}).get("startTime"):
-            pod = self._store.put(PODS.resource, scheduled(pod, clock.now())).value
-            node = pod["spec"]["nodeName"]
-            namespace, name = stored.key
-            self._recorder.record(pod, "Scheduled", f"Pretended to assign {namespace}/{name} to {node}")
-        elif now >= due:
+            if self._has_lasted(stored, "Terminating", now):
+                self._store.remove(PODS.resource, *stored.key)
+        elif status.get("phase") not in (None, "Pending"):
+            return
+        elif not status.get("startTime"):
+            if nodes := self._schedulable_nodes():
+                self._has_lasted(stored, "Starting", now)
+                pod = self._store.put(PODS.resource, scheduled(pod, nodes, clock.now())).value
+                shown = f"{'/'.join(stored.key)} to {pod['spec']['nodeName']}"
+                self._recorder.record(pod, "Scheduled", f"Pretended to assign {shown}")
+        elif self._has_lasted(stored, "Starting", now):
             pod = self._store.put(PODS.resource, running(pod, clock.now())).value
             for container in pod["spec"]["containers"]:
                 self._recorder.record(pod, "Pulled", f'Pretended to pull image "{container["image"]}"')
                 self._recorder.record(pod, "Started", f"Pretended to start container {container['name']}")
-            return []
-        return [due]
+
+    def _schedulable_nodes(self) -> list[str]:
+        nodes = [node.value for node in self._store.objects(NODES.resource)]
+        return [node["metadata"]["name"] for node in nodes if not node.get("spec", {}).get("unschedulable")]
 
     def _deployment(self, stored: Stored, pods: list[Stored]) -> None:
         deployment = stored.value
@@ -133,7 +132,7 @@ class Controllers:
             return
         alive = [pod for pod in pods if not pod.value["metadata"].get("deletionTimestamp")]
         digest = template_hash(deployment)
-        current = [pod for pod in alive if pod.value["metadata"].get("labels", {}).get(HASH_LABEL) == digest]
+        current = [pod for pod in alive if is_of_template(pod.value, digest)]
         outdated = [pod for pod in alive if pod not in current]
         wanted = deployment["spec"].get("replicas", 1)
         for _ in range(min(wanted - len(current), _CREATED_A_PASS)):

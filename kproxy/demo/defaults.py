@@ -14,7 +14,7 @@ from kproxy.demo.kinds import Json, Kind
 
 # Private ranges that clusters commonly use; nothing listens there.
 POD_NETWORK = "10.244"
-SERVICE_NETWORK = "10.96"
+_SERVICE_NETWORK = "10.96"
 
 
 def with_defaults(kind: Kind, value: Json) -> Json:
@@ -80,11 +80,10 @@ def _service(value: Json) -> Json:
     ports = [{"protocol": "TCP", "targetPort": port["port"], **port} for port in given.get("ports") or ()]
     spec: Json = {"type": "ClusterIP", "sessionAffinity": "None", **given, "ports": ports}
     if spec["type"] != "ExternalName":
-        spec.setdefault("clusterIP", address(SERVICE_NETWORK, value["metadata"]["uid"]))
-        spec.setdefault("clusterIPs", [spec["clusterIP"]])
-        spec.setdefault("internalTrafficPolicy", "Cluster")
-        spec.setdefault("ipFamilies", ["IPv4"])
-        spec.setdefault("ipFamilyPolicy", "SingleStack")
+        ip = spec.get("clusterIP") or address(_SERVICE_NETWORK, value["metadata"]["uid"])
+        families: Json = {"ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack"}
+        defaults: Json = {"clusterIP": ip, "clusterIPs": [ip], "internalTrafficPolicy": "Cluster", **families}
+        spec = {**defaults, **spec}
     return {**value, "spec": spec, "status": {"loadBalancer": {}}}
 
 
@@ -101,9 +100,10 @@ def _secret(value: Json) -> Json:
 def _namespace(value: Json) -> Json:
     metadata = value["metadata"]
     labels = {**(metadata.get("labels") or {}), "kubernetes.io/metadata.name": metadata["name"]}
+    metadata = {**metadata, "labels": labels}
     return {
         **value,
-        "metadata": {**metadata, "labels": labels},
+        "metadata": metadata,
         "spec": {"finalizers": ["kubernetes"]},
         "status": {"phase": "Active"},
     }
@@ -111,34 +111,18 @@ def _namespace(value: Json) -> Json:
 
 def _definition(value: Json) -> Json:
     spec = value["spec"]
-    names = {
-        "singular": spec["names"]["kind"].lower(),
-        "listKind": spec["names"]["kind"] + "List",
-        **spec["names"],
+    kind = spec["names"]["kind"]
+    names = {"singular": kind.lower(), "listKind": f"{kind}List", **spec["names"]}
+    time = {"status": "True", "lastTransitionTime": value["metadata"]["creationTimestamp"]}
+    status = {
+        "conditions": [
+            {"type": "NamesAccepted", "reason": "NoConflicts", "message": "no conflicts found", **time},
+            {"type": "Established", "reason": "InitialNamesAccepted", "message": "it is served", **time},
+        ],
+        "acceptedNames": names,
+        "storedVersions": [each["name"] for each in spec["versions"] if each.get("storage")],
     }
-    at = value["metadata"]["creationTimestamp"]
-    conditions = [
-        {
-            "type": "NamesAccepted",
-            "status": "True",
-            "lastTransitionTime": at,
-            "reason": "NoConflicts",
-            "message": "no conflicts found",
-        },
-        {
-            "type": "Established",
-            "status": "True",
-            "lastTransitionTime": at,
-            "reason": "InitialNamesAccepted",
-            "message": "the initial names have been accepted",
-        },
-    ]
-    stored = next(each["name"] for each in spec["versions"] if each.get("storage"))
-    return {
-        **value,
-        "spec": {"conversion": {"strategy": "None"}, **spec, "names": names},
-        "status": {"conditions": conditions, "acceptedNames": names, "storedVersions": [stored]},
-    }
+    return {**value, "spec": {"conversion": {"strategy": "None"}, **spec, "names": names}, "status": status}
 
 
 def _event(value: Json) -> Json:

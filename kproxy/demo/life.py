@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 
 from kproxy.demo import clock
-from kproxy.demo.kinds import DEPLOYMENTS, PODS
+from kproxy.demo.admission import updated
+from kproxy.demo.kinds import DEPLOYMENTS, PODS, Json
 from kproxy.demo.recorder import Recorder
-from kproxy.demo.store import Json, Store, Stored
+from kproxy.demo.store import Store, Stored
 
 HEARTBEAT = "kproxy.dev/heartbeat"
 TIDE = "kproxy.dev/demo-tide"
@@ -35,32 +36,26 @@ class Life:
     def tick(self) -> None:
         self._ticks += 1
         for pod in self._store.objects(PODS.resource):
-            if HEARTBEAT in _annotations(pod.value):
-                self._annotate(pod, clock.rfc3339(clock.now()))
+            annotations = _annotations(pod)
+            if HEARTBEAT in annotations:
+                beat = {**annotations, HEARTBEAT: clock.rfc3339(clock.now())}
+                metadata = {**pod.value["metadata"], "annotations": beat}
+                self._store.put(PODS.resource, {**pod.value, "metadata": metadata})
                 if self._ticks % 2 == 0:
                     self._recorder.record(pod.value, "Heartbeat", f"Tick {self._ticks} of the demo cluster")
         if self._ticks % _TICKS_A_TIDE == 0:
             for deployment in self._store.objects(DEPLOYMENTS.resource):
                 self._turn_tide(deployment)
 
-    def _annotate(self, pod: Stored, text: str) -> None:
-        metadata = pod.value["metadata"]
-        annotations = {**metadata["annotations"], HEARTBEAT: text}
-        self._store.put(PODS.resource, {**pod.value, "metadata": {**metadata, "annotations": annotations}})
-
     def _turn_tide(self, deployment: Stored) -> None:
-        low, dash, high = _annotations(deployment.value).get(TIDE, "").partition("-")
+        low, dash, high = _annotations(deployment).get(TIDE, "").partition("-")
         if not (dash and low.isdecimal() and high.isdecimal()):
             return
-        metadata, spec = deployment.value["metadata"], deployment.value["spec"]
+        spec = deployment.value["spec"]
         replicas = int(high) if spec.get("replicas") == int(low) else int(low)
-        value = {
-            **deployment.value,
-            "metadata": {**metadata, "generation": metadata.get("generation", 1) + 1},
-            "spec": {**spec, "replicas": replicas},
-        }
-        self._store.put(DEPLOYMENTS.resource, value)
+        value = {**deployment.value, "spec": {**spec, "replicas": replicas}}
+        self._store.put(DEPLOYMENTS.resource, updated(DEPLOYMENTS, deployment.value, value))
 
 
-def _annotations(value: Json) -> Json:
-    return value["metadata"].get("annotations") or {}
+def _annotations(stored: Stored) -> Json:
+    return stored.value["metadata"].get("annotations") or {}

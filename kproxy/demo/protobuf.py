@@ -19,103 +19,77 @@ MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
 _ENVELOPE_TYPE, _ENVELOPE_RAW = 1, 2
 
-# A field's type: "s" text, "y" bytes, "i" number, "b" boolean, "q" quantity, "t" time, "n" number or text,
-# else the name of a message; "[]" before it makes an array, "{}" a map from text. "*" stands before what Go
-# has as a pointer: there zero is a value; elsewhere it means "not given". "-" is for what is not read.
-_MESSAGES: dict[str, dict[int, tuple[str, str]]] = {
-    "ObjectMeta": {
-        1: ("name", "s"), 2: ("generateName", "s"), 3: ("namespace", "s"), 4: ("selfLink", "s"),
-        5: ("uid", "s"), 6: ("resourceVersion", "s"), 7: ("generation", "i"), 8: ("creationTimestamp", "t"),
-        11: ("labels", "{}s"), 12: ("annotations", "{}s"), 13: ("ownerReferences", "[]OwnerReference"),
-        14: ("finalizers", "[]s"), 17: ("managedFields", "-"),
-    },
-    "OwnerReference": {
-        5: ("apiVersion", "s"), 1: ("kind", "s"), 3: ("name", "s"), 4: ("uid", "s"),
-        6: ("controller", "*b"), 7: ("blockOwnerDeletion", "*b"),
-    },
-    "ConfigMap": {
-        1: ("metadata", "ObjectMeta"), 2: ("data", "{}s"), 3: ("binaryData", "{}y"), 4: ("immutable", "*b")
-    },
-    "Secret": {
-        1: ("metadata", "ObjectMeta"), 2: ("data", "{}y"), 3: ("type", "s"), 4: ("stringData", "{}s"),
-        5: ("immutable", "*b"),
-    },
-    "Namespace": {1: ("metadata", "ObjectMeta"), 2: ("spec", "NamespaceSpec"), 3: ("status", "-")},
-    "NamespaceSpec": {1: ("finalizers", "[]s")},
-    "ServiceAccount": {
-        1: ("metadata", "ObjectMeta"), 3: ("imagePullSecrets", "[]LocalObjectReference"),
-        4: ("automountServiceAccountToken", "*b"),
-    },
-    "LocalObjectReference": {1: ("name", "s")},
-    "Service": {1: ("metadata", "ObjectMeta"), 2: ("spec", "ServiceSpec"), 3: ("status", "-")},
-    "ServiceSpec": {
-        1: ("ports", "[]ServicePort"), 2: ("selector", "{}s"), 3: ("clusterIP", "s"),
-        18: ("clusterIPs", "[]s"),
-        4: ("type", "s"), 5: ("externalIPs", "[]s"), 7: ("sessionAffinity", "s"), 8: ("loadBalancerIP", "s"),
-        10: ("externalName", "s"), 11: ("externalTrafficPolicy", "s"), 13: ("publishNotReadyAddresses", "b"),
-        19: ("ipFamilies", "[]s"), 17: ("ipFamilyPolicy", "*s"), 22: ("internalTrafficPolicy", "*s"),
-    },
-    "ServicePort": {
-        1: ("name", "s"), 2: ("protocol", "s"), 6: ("appProtocol", "*s"), 3: ("port", "i"),
-        4: ("targetPort", "n"), 5: ("nodePort", "i"),
-    },
-    "Deployment": {1: ("metadata", "ObjectMeta"), 2: ("spec", "DeploymentSpec"), 3: ("status", "-")},
-    "DeploymentSpec": {
-        1: ("replicas", "*i"), 2: ("selector", "*LabelSelector"), 3: ("template", "PodTemplateSpec"),
-        4: ("strategy", "DeploymentStrategy"), 5: ("minReadySeconds", "i"), 6: ("revisionHistoryLimit", "*i"),
-        7: ("paused", "b"), 9: ("progressDeadlineSeconds", "*i"),
-    },
-    "DeploymentStrategy": {1: ("type", "s"), 2: ("rollingUpdate", "*RollingUpdateDeployment")},
-    "RollingUpdateDeployment": {1: ("maxUnavailable", "*n"), 2: ("maxSurge", "*n")},
-    "LabelSelector": {1: ("matchLabels", "{}s"), 2: ("matchExpressions", "[]LabelSelectorRequirement")},
-    "LabelSelectorRequirement": {1: ("key", "s"), 2: ("operator", "s"), 3: ("values", "[]s")},
-    "PodTemplateSpec": {1: ("metadata", "ObjectMeta"), 2: ("spec", "PodSpec")},
-    "Pod": {1: ("metadata", "ObjectMeta"), 2: ("spec", "PodSpec"), 3: ("status", "-")},
-    "PodSpec": {
-        20: ("initContainers", "[]Container"), 2: ("containers", "[]Container"), 3: ("restartPolicy", "s"),
-        4: ("terminationGracePeriodSeconds", "*i"), 5: ("activeDeadlineSeconds", "*i"), 6: ("dnsPolicy", "s"),
-        7: ("nodeSelector", "{}s"), 8: ("serviceAccountName", "s"), 9: ("serviceAccount", "s"),
-        10: ("nodeName", "s"), 15: ("imagePullSecrets", "[]LocalObjectReference"), 16: ("hostname", "s"),
-        19: ("schedulerName", "s"), 21: ("automountServiceAccountToken", "*b"),
-        24: ("priorityClassName", "s"),
-    },
-    "Container": {
-        1: ("name", "s"), 2: ("image", "s"), 3: ("command", "[]s"), 4: ("args", "[]s"),
-        5: ("workingDir", "s"),
-        6: ("ports", "[]ContainerPort"), 7: ("env", "[]EnvVar"), 8: ("resources", "ResourceRequirements"),
-        13: ("terminationMessagePath", "s"), 20: ("terminationMessagePolicy", "s"),
-        14: ("imagePullPolicy", "s"), 16: ("stdin", "b"), 17: ("stdinOnce", "b"), 18: ("tty", "b"),
-    },
-    "ContainerPort": {
-        1: ("name", "s"), 2: ("hostPort", "i"), 3: ("containerPort", "i"), 4: ("protocol", "s"),
-        5: ("hostIP", "s"),
-    },
-    "EnvVar": {1: ("name", "s"), 2: ("value", "s")},
-    "ResourceRequirements": {1: ("limits", "{}q"), 2: ("requests", "{}q")},
-    "SelfSubjectAccessReview": {
-        1: ("metadata", "ObjectMeta"), 2: ("spec", "SelfSubjectAccessReviewSpec"), 3: ("status", "-")
-    },
-    "SelfSubjectAccessReviewSpec": {
-        1: ("resourceAttributes", "*ResourceAttributes"),
-        2: ("nonResourceAttributes", "*NonResourceAttributes")
-    },
-    "ResourceAttributes": {
-        1: ("namespace", "s"), 2: ("verb", "s"), 3: ("group", "s"), 4: ("version", "s"), 5: ("resource", "s"),
-        6: ("subresource", "s"), 7: ("name", "s"),
-    },
-    "NonResourceAttributes": {1: ("path", "s"), 2: ("verb", "s")},
-    "SelfSubjectRulesReview": {
-        1: ("metadata", "ObjectMeta"), 2: ("spec", "SelfSubjectRulesReviewSpec"), 3: ("status", "-")
-    },
-    "SelfSubjectRulesReviewSpec": {1: ("namespace", "s")},
-    "SelfSubjectReview": {1: ("metadata", "ObjectMeta"), 2: ("status", "-")},
-    "DeleteOptions": {
-        1: ("gracePeriodSeconds", "*i"), 2: ("preconditions", "*Preconditions"),
-        3: ("orphanDependents", "*b"),
-        4: ("propagationPolicy", "*s"), 5: ("dryRun", "[]s"),
-    },
-    "Preconditions": {1: ("uid", "*s"), 2: ("resourceVersion", "*s")},
-}  # fmt: skip
+# A line for each message: a field's number, its name, its type. "[]" before a type makes an array, "{}" a map
+# from text. "*" stands before what Go has as a pointer: there zero is a value; elsewhere it means not
+# given. `either` is a number or text (IntOrString); `unread` is passed over.
+_SCHEMA = """
+ObjectMeta: 1 name text, 2 generateName text, 3 namespace text, 4 selfLink text, 5 uid text,
+    6 resourceVersion text, 7 generation number, 8 creationTimestamp time, 11 labels {}text,
+    12 annotations {}text, 13 ownerReferences []OwnerReference, 14 finalizers []text,
+    17 managedFields unread
+OwnerReference: 1 kind text, 3 name text, 4 uid text, 5 apiVersion text, 6 controller *flag,
+    7 blockOwnerDeletion *flag
+ConfigMap: 1 metadata ObjectMeta, 2 data {}text, 3 binaryData {}bytes, 4 immutable *flag
+Secret: 1 metadata ObjectMeta, 2 data {}bytes, 3 type text, 4 stringData {}text, 5 immutable *flag
+Namespace: 1 metadata ObjectMeta, 2 spec NamespaceSpec, 3 status unread
+NamespaceSpec: 1 finalizers []text
+ServiceAccount: 1 metadata ObjectMeta, 3 imagePullSecrets []LocalObjectReference,
+    4 automountServiceAccountToken *flag
+LocalObjectReference: 1 name text
+Service: 1 metadata ObjectMeta, 2 spec ServiceSpec, 3 status unread
+ServiceSpec: 1 ports []ServicePort, 2 selector {}text, 3 clusterIP text, 4 type text, 5 externalIPs []text,
+    7 sessionAffinity text, 8 loadBalancerIP text, 10 externalName text, 11 externalTrafficPolicy text,
+    13 publishNotReadyAddresses flag, 17 ipFamilyPolicy *text, 18 clusterIPs []text, 19 ipFamilies []text,
+    22 internalTrafficPolicy *text
+ServicePort: 1 name text, 2 protocol text, 3 port number, 4 targetPort either, 5 nodePort number,
+    6 appProtocol *text
+Deployment: 1 metadata ObjectMeta, 2 spec DeploymentSpec, 3 status unread
+DeploymentSpec: 1 replicas *number, 2 selector *LabelSelector, 3 template PodTemplateSpec,
+    4 strategy DeploymentStrategy, 5 minReadySeconds number, 6 revisionHistoryLimit *number, 7 paused flag,
+    9 progressDeadlineSeconds *number
+DeploymentStrategy: 1 type text, 2 rollingUpdate *RollingUpdateDeployment
+RollingUpdateDeployment: 1 maxUnavailable *either, 2 maxSurge *either
+LabelSelector: 1 matchLabels {}text, 2 matchExpressions []LabelSelectorRequirement
+LabelSelectorRequirement: 1 key text, 2 operator text, 3 values []text
+PodTemplateSpec: 1 metadata ObjectMeta, 2 spec PodSpec
+Pod: 1 metadata ObjectMeta, 2 spec PodSpec, 3 status unread
+PodSpec: 2 containers []Container, 3 restartPolicy text, 4 terminationGracePeriodSeconds *number,
+    5 activeDeadlineSeconds *number, 6 dnsPolicy text, 7 nodeSelector {}text, 8 serviceAccountName text,
+    9 serviceAccount text, 10 nodeName text, 15 imagePullSecrets []LocalObjectReference, 16 hostname text,
+    19 schedulerName text, 20 initContainers []Container, 21 automountServiceAccountToken *flag,
+    24 priorityClassName text
+Container: 1 name text, 2 image text, 3 command []text, 4 args []text, 5 workingDir text,
+    6 ports []ContainerPort, 7 env []EnvVar, 8 resources ResourceRequirements,
+    13 terminationMessagePath text, 14 imagePullPolicy text, 16 stdin flag, 17 stdinOnce flag, 18 tty flag,
+    20 terminationMessagePolicy text
+ContainerPort: 1 name text, 2 hostPort number, 3 containerPort number, 4 protocol text, 5 hostIP text
+EnvVar: 1 name text, 2 value text
+ResourceRequirements: 1 limits {}quantity, 2 requests {}quantity
+SelfSubjectAccessReview: 1 metadata ObjectMeta, 2 spec SelfSubjectAccessReviewSpec, 3 status unread
+SelfSubjectAccessReviewSpec: 1 resourceAttributes *ResourceAttributes,
+    2 nonResourceAttributes *NonResourceAttributes
+ResourceAttributes: 1 namespace text, 2 verb text, 3 group text, 4 version text, 5 resource text,
+    6 subresource text, 7 name text
+NonResourceAttributes: 1 path text, 2 verb text
+SelfSubjectRulesReview: 1 metadata ObjectMeta, 2 spec SelfSubjectRulesReviewSpec, 3 status unread
+SelfSubjectRulesReviewSpec: 1 namespace text
+SelfSubjectReview: 1 metadata ObjectMeta, 2 status unread
+DeleteOptions: 1 gracePeriodSeconds *number, 2 preconditions *Preconditions, 3 orphanDependents *flag,
+    4 propagationPolicy *text, 5 dryRun []text
+Preconditions: 1 uid *text, 2 resourceVersion *text
+"""
+
+
+def _parse_schema() -> dict[str, dict[int, tuple[str, str]]]:
+    messages = {}
+    for line in _SCHEMA.replace("\n   ", "").strip().splitlines():
+        message, fields = line.split(": ")
+        parts = (field.split() for field in fields.split(", "))
+        messages[message] = {int(number): (name, kind) for number, name, kind in parts}
+    return messages
+
+
+_MESSAGES = _parse_schema()
 
 
 def decode_protobuf(raw: bytes) -> Json:
@@ -152,26 +126,26 @@ def _message(name: str, raw: bytes) -> Json:
             result.setdefault(field, {})[entry.get(1, b"").decode()] = _value(kind[2:], entry.get(2, b""))
         elif kind.startswith("*"):
             result[field] = _value(kind[1:], found)
-        elif kind != "-" and (value := _value(kind, found)):
+        elif kind != "unread" and (value := _value(kind, found)):
             result[field] = value
     return result
 
 
 def _value(kind: str, found: Any) -> Any:
-    if kind == "s":
+    if kind == "text":
         return found.decode()
-    if kind == "y":
+    if kind == "bytes":
         return base64.b64encode(found).decode()
-    if kind == "i":
+    if kind == "number":
         return found - (1 << 64) if found >> 63 else found
-    if kind == "b":
+    if kind == "flag":
         return bool(found)
-    if kind == "q":
+    if kind == "quantity":
         return dict(_fields(found)).get(1, b"").decode()
-    if kind == "t":
+    if kind == "time":
         seconds = dict(_fields(found)).get(1)
         return clock.rfc3339(seconds) if seconds else ""
-    if kind == "n":
+    if kind == "either":
         either = dict(_fields(found))
         return either.get(3, b"").decode() if either.get(1) else either.get(2, 0)
     return _message(kind, found)

@@ -11,45 +11,36 @@ from kproxy.demo.store import Key, Store
 
 # A real cluster forgets events after an hour; this one after so many.
 _KEPT = 200
+_COMPONENT = "kproxy-demo"
 
 
 class Recorder:
     """Writes events and removes its own oldest."""
 
-    def __init__(self, store: Store, component: str = "kproxy-demo") -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
-        self._component = component
         self._written: deque[Key] = deque()
 
     def record(self, involved: Json, reason: str, message: str, *, at: float | None = None) -> None:
         """An event about `involved`; `at` is in epoch seconds, now by default."""
-        metadata = involved["metadata"]
+        about = involved["metadata"]
         time = clock.rfc3339(clock.now() if at is None else at)
-        event: Json = {
+        metadata = {"generateName": f"{about['name']}.", "namespace": about.get("namespace", "default")}
+        same = {field: about.get(field, "") for field in ("name", "namespace", "uid", "resourceVersion")}
+        event = {
             "kind": EVENTS.kind,
             "apiVersion": EVENTS.api_version,
-            "metadata": {
-                "generateName": f"{metadata['name'][:200]}.",
-                "namespace": metadata.get("namespace", "default"),
-            },
-            "involvedObject": {
-                "kind": involved["kind"],
-                "apiVersion": involved["apiVersion"],
-                "name": metadata["name"],
-                "namespace": metadata.get("namespace", ""),
-                "uid": metadata["uid"],
-                "resourceVersion": metadata.get("resourceVersion", ""),
-            },
+            "metadata": metadata,
+            "involvedObject": {"kind": involved["kind"], "apiVersion": involved["apiVersion"], **same},
             "reason": reason,
             "message": message,
             "type": "Normal",
-            "source": {"component": self._component},
-            "reportingComponent": self._component,
+            "source": {"component": _COMPONENT},
+            "reportingComponent": _COMPONENT,
             "firstTimestamp": time,
             "lastTimestamp": time,
         }
-        stored = self._store.put(EVENTS.resource, created(EVENTS, event))
-        self._written.append(stored.key)
+        self._written.append(self._store.put(EVENTS.resource, created(EVENTS, event)).key)
         while len(self._written) > _KEPT:
             oldest = self._written.popleft()
             if self._store.get(EVENTS.resource, *oldest) is not None:

@@ -17,52 +17,45 @@ from kproxy.demo.kinds import (
     SERVICES,
     Json,
     Kind,
-    Registry,
+    custom_kind,
 )
 from kproxy.demo.life import HEARTBEAT, TIDE
 from kproxy.demo.recorder import Recorder
 from kproxy.demo.store import Store
-from kproxy.demo.workloads import NODE_NAMES, deployment_status, new_pod, running, scheduled
+from kproxy.demo.workloads import NODE_ADDRESSES, deployment_status, new_pod, running, scheduled
 
-DEMO_LABEL = "kproxy.dev/demo"
-BULK_NAMESPACE = "bulk"
 # The cluster looks as if it had run for an hour, so that logs and ages show something.
 _AGE_SECONDS = 3600.0
-_LABELS = {DEMO_LABEL: "true"}
-_NOT_A_SECRET = "this-is-not-a-real-password"  # noqa: S105 -- says so
+_LABELS = {"kproxy.dev/demo": "true"}
 
 
-def seed(store: Store, *, extra_pods: int, extra_pod_bytes: int) -> None:
-    """Fill an empty store; `extra_pods` pods of about `extra_pod_bytes` each come on top, for big lists."""
+def seed(store: Store) -> None:
+    """Fill an empty store."""
     at = clock.now() - _AGE_SECONDS
     planter = _Planter(store, at)
-    for namespace in ("default", "kube-system", "shop", *([BULK_NAMESPACE] if extra_pods else ())):
-        planter.plant(NAMESPACES, "", namespace, {})
-        planter.plant(SERVICEACCOUNTS, namespace, "default", {})
-        planter.plant(CONFIGMAPS, namespace, "about-this-demo", {"data": {"about": _ABOUT}})
-    for number, name in enumerate(NODE_NAMES, 1):
-        planter.plant(NODES, "", name, _node(number, at))
+    for namespace in ("default", "kube-system", "shop"):
+        planter.plant(NAMESPACES, "", namespace)
+        planter.plant(SERVICEACCOUNTS, namespace, "default")
+        planter.plant(CONFIGMAPS, namespace, "about-this-demo", data={"about": _ABOUT})
+    for number, (name, address) in enumerate(NODE_ADDRESSES.items(), 1):
+        spec: Json = {"podCIDR": f"10.244.{number}.0/24", "providerID": f"kproxy-demo://{name}"}
+        planter.plant(NODES, "", name, spec=spec, status=_node_status(name, address, at))
     for namespace, name, image, replicas, port in _DEPLOYMENTS:
-        annotations = {TIDE: "2-3"} if name == "worker" else {}
-        planter.plant_deployment(namespace, name, _deployment(name, image, replicas, port), annotations)
+        planter.plant_deployment(namespace, name, _deployment_spec(name, image, replicas, port))
     for namespace, name, image in _LONE_PODS:
-        spec: Json = {"containers": [{"name": name.partition("-")[0], "image": image}]}
-        planter.plant_pod(
-            planter.value(PODS, namespace, name, {"spec": spec}, {HEARTBEAT: clock.rfc3339(at)})
-        )
+        spec = {"containers": [{"name": name.partition("-")[0], "image": image}]}
+        annotations = {HEARTBEAT: clock.rfc3339(at)}
+        planter.plant_pod(planter.value(PODS, namespace, name, annotations, spec=spec))
     for namespace, name, app, port in _SERVICES:
         spec = {"selector": {"app": app} if app else {}, "ports": [{"name": "http", "port": port}]}
-        planter.plant(SERVICES, namespace, name, {"spec": spec})
-    planter.plant(CONFIGMAPS, "shop", "web-config", {"data": {"color": "teal", "page.size": "20"}})
-    secret = {"stringData": {"username": "demo", "password": _NOT_A_SECRET}}
-    planter.plant(SECRETS, "shop", "db-credentials", secret)
-    planter.plant(SECRETS, "default", "demo-token", {"stringData": {"token": "this-is-not-a-real-token"}})
-    planter.plant(CRDS, "", "crontabs.stable.example.com", {"spec": _CRONTABS})
-    crontabs = Registry(store).find("stable.example.com", "v1", "crontabs")
-    assert crontabs is not None
+        planter.plant(SERVICES, namespace, name, spec=spec)
+    planter.plant(CONFIGMAPS, "shop", "web-config", data={"color": "teal", "page.size": "20"})
+    for namespace, name, texts in _SECRETS:
+        planter.plant(SECRETS, namespace, name, stringData=texts)
+    definition = planter.plant(CRDS, "", "crontabs.stable.example.com", spec=_CRONTABS)
     for namespace, name, cron in (("default", "my-crontab", "*/5 * * * *"), ("shop", "nightly", "0 3 * * *")):
-        planter.plant(crontabs, namespace, name, {"spec": {"cronSpec": cron, "image": "demo/cron:1"}})
-    planter.plant_bulk(extra_pods, extra_pod_bytes)
+        spec = {"cronSpec": cron, "image": "demo/cron:1"}
+        planter.plant(custom_kind(definition), namespace, name, spec=spec)
     store.compact()
 
 
@@ -73,87 +66,86 @@ class _Planter:
         self._recorder = Recorder(store)
 
     def value(
-        self, kind: Kind, namespace: str, name: str, body: Json, annotations: dict[str, str] | None = None
+        self,
+        kind: Kind,
+        namespace: str,
+        name: str,
+        annotations: dict[str, str] | None = None,
+        *,
+        status: Json | None = None,
+        **body: Json,
     ) -> Json:
-        metadata: Json = {"name": name, "labels": dict(_LABELS)}
-        if namespace:
-            metadata["namespace"] = namespace
-        if annotations:
-            metadata["annotations"] = annotations
+        given = {"namespace": namespace, "annotations": annotations}
+        metadata = {
+            "name": name,
+            "labels": dict(_LABELS),
+            **{field: found for field, found in given.items() if found},
+        }
         head = {"kind": kind.kind, "apiVersion": kind.api_version, "metadata": metadata}
-        status = body.get("status")
         value = self._aged(created(kind, {**head, **body}))
         return {**value, "status": status} if status else value
 
-    def plant(self, kind: Kind, namespace: str, name: str, body: Json) -> None:
-        self._store.put(kind.resource, self.value(kind, namespace, name, body))
+    def plant(self, kind: Kind, namespace: str, name: str, **body: Json) -> Json:
+        return self._store.put(kind.resource, self.value(kind, namespace, name, **body)).value
 
     def plant_pod(self, pod: Json) -> Json:
-        pod = running(scheduled(self._aged(pod), self._at), self._at)
+        pod = running(scheduled(self._aged(pod), tuple(NODE_ADDRESSES), self._at), self._at)
         pod = self._store.put(PODS.resource, pod).value
         self._recorder.record(pod, "Started", "Pretended to start the containers", at=self._at)
         return pod
 
-    def plant_deployment(self, namespace: str, name: str, body: Json, annotations: dict[str, str]) -> None:
-        value = self.value(DEPLOYMENTS, namespace, name, body, annotations)
-        pods = [self.plant_pod(new_pod(value)) for _ in range(value["spec"]["replicas"])]
+    def plant_deployment(self, namespace: str, name: str, spec: Json) -> None:
+        annotations = {TIDE: "2-3"} if name == "worker" else None
+        value = self.value(DEPLOYMENTS, namespace, name, annotations, spec=spec)
+        pods = [self.plant_pod(new_pod(value)) for _ in range(spec["replicas"])]
         status = deployment_status(value, pods, self._at)
         self._store.put(DEPLOYMENTS.resource, {**value, "status": status})
-
-    def plant_bulk(self, pods: int, bytes_each: int) -> None:
-        spec = {"containers": [{"name": "bulk", "image": "demo/bulk:1"}]}
-        for number in range(pods):
-            pod = self.value(PODS, BULK_NAMESPACE, f"bulk-{number:06}", {"spec": spec}, {"padding": ""})
-            pod = running(scheduled(pod, self._at), self._at)
-            pod["metadata"]["annotations"]["padding"] = "x" * max(0, bytes_each - len(str(pod)))
-            self._store.put(PODS.resource, pod)
 
     def _aged(self, value: Json) -> Json:
         return {**value, "metadata": {**value["metadata"], "creationTimestamp": clock.rfc3339(self._at)}}
 
 
-def _deployment(name: str, image: str, replicas: int, port: int) -> Json:
+def _deployment_spec(name: str, image: str, replicas: int, port: int) -> Json:
     labels = {"app": name}
-    container: Json = {"name": name, "image": image, "ports": [{"containerPort": port}]}
+    container = {"name": name, "image": image, "ports": [{"containerPort": port}]}
     template = {"metadata": {"labels": {**labels, **_LABELS}}, "spec": {"containers": [container]}}
-    return {"spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}}
+    return {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
 
 
-def _node(number: int, at: float) -> Json:
-    name = NODE_NAMES[number - 1]
+def _node_status(name: str, address: str, at: float) -> Json:
     time = clock.rfc3339(at)
-    conditions = [
-        {"type": kind, "status": status, "reason": reason, "message": "pretended by kproxy demo",
-         "lastHeartbeatTime": time, "lastTransitionTime": time}
-        for kind, status, reason in (
-            ("MemoryPressure", "False", "KubeletHasSufficientMemory"),
-            ("DiskPressure", "False", "KubeletHasNoDiskPressure"),
-            ("Ready", "True", "KubeletReady"),
-        )
-    ]  # fmt: skip
+    pretended = "pretended by kproxy demo"
     capacity = {"cpu": "4", "memory": "8Gi", "pods": "110"}
     return {
-        "spec": {"podCIDR": f"10.244.{number}.0/24", "providerID": f"kproxy-demo://{name}"},
-        "status": {
-            "capacity": capacity,
-            "allocatable": capacity,
-            "conditions": conditions,
-            "addresses": [
-                {"type": "InternalIP", "address": f"192.0.2.{number}"},
-                {"type": "Hostname", "address": name},
-            ],
-            "nodeInfo": {
-                "kubeletVersion": GIT_VERSION,
-                "kubeProxyVersion": "",
-                "osImage": "pretended by kproxy demo",
-                "kernelVersion": "none",
-                "containerRuntimeVersion": "demo://0",
-                "operatingSystem": "linux",
-                "architecture": "amd64",
-                "machineID": "",
-                "systemUUID": "",
-                "bootID": "",
-            },
+        "capacity": capacity,
+        "allocatable": capacity,
+        "conditions": [
+            {
+                "type": kind,
+                "status": status,
+                "reason": reason,
+                "message": pretended,
+                "lastHeartbeatTime": time,
+                "lastTransitionTime": time,
+            }
+            for kind, status, reason in (
+                ("MemoryPressure", "False", "KubeletHasSufficientMemory"),
+                ("DiskPressure", "False", "KubeletHasNoDiskPressure"),
+                ("Ready", "True", "KubeletReady"),
+            )
+        ],
+        "addresses": [
+            {"type": "InternalIP", "address": address},
+            {"type": "Hostname", "address": name},
+        ],
+        "nodeInfo": {
+            **dict.fromkeys(("kubeProxyVersion", "machineID", "systemUUID", "bootID"), ""),
+            "kubeletVersion": GIT_VERSION,
+            "osImage": pretended,
+            "kernelVersion": "none",
+            "containerRuntimeVersion": "demo://0",
+            "operatingSystem": "linux",
+            "architecture": "amd64",
         },
     }
 
@@ -175,6 +167,11 @@ _SERVICES = (
     ("kube-system", "demo-dns", "demo-dns", 53),
     ("shop", "web", "web", 80),
     ("shop", "cart", "cart", 80),
+)
+# Namespace, name, what is in it.
+_SECRETS = (
+    ("shop", "db-credentials", {"username": "demo", "password": "this-is-not-a-real-password"}),
+    ("default", "demo-token", {"token": "this-is-not-a-real-token"}),
 )
 _CRONTABS: Json = {
     "group": "stable.example.com",

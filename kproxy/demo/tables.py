@@ -1,6 +1,6 @@
 """What `kubectl get` shows: the columns of each kind and how a cell is made from an object.
 
-After kubernetes' pkg/printers/internalversion: same columns, same order, same priority (1 is `-o wide`).
+After kubernetes' pkg/printers/internalversion: same names, order and priority (1 is `-o wide`).
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from kproxy.demo.kinds import Json, Kind
 from kproxy.demo.selectors import field_at
 
 _NONE = "<none>"
+Cell = Callable[[Json, float], Any]
+"""From the object and the time now, in epoch seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
     name: str
-    cell: Callable[[Json, float], Any]
-    """From the object and the time now, in epoch seconds."""
+    cell: Cell
     type: str = "string"
-    format: str = ""
     priority: int = 0
-    description: str = ""
 
     @property
     def definition(self) -> Json:
         return {
             "name": self.name,
             "type": self.type,
-            "format": self.format,
-            "description": self.description or f"{self.name} of the object",
+            "format": "name" if self.name == "Name" else "",
+            "description": f"{self.name} of the object",
             "priority": self.priority,
         }
 
@@ -41,7 +40,7 @@ class Column:
 def columns_of(kind: Kind) -> tuple[Column, ...]:
     if kind.custom:
         return (_NAME, *(_custom_column(each) for each in kind.columns)) if kind.columns else (_NAME, _AGE)
-    return _COLUMNS.get(kind.resource, (_NAME, _CREATED))
+    return _COLUMNS.get(kind.resource, (_NAME, _field("Created At", "metadata.creationTimestamp")))
 
 
 def _field(name: str, path: str, *, empty: Any = _NONE, priority: int = 0, kind: str = "string") -> Column:
@@ -49,7 +48,7 @@ def _field(name: str, path: str, *, empty: Any = _NONE, priority: int = 0, kind:
         found = field_at(value, path)
         return empty if found in (None, "") else found
 
-    return Column(name, cell, kind, priority=priority)
+    return Column(name, cell, kind, priority)
 
 
 def _since(text: Any, now: float) -> str:
@@ -63,26 +62,28 @@ def _age(value: Json, now: float) -> str:
     return _since(value["metadata"].get("creationTimestamp"), now)
 
 
+def _container_statuses(value: Json) -> list[Json]:
+    return list(value.get("status", {}).get("containerStatuses", ()))
+
+
 def _ready(value: Json, now: float) -> str:
-    statuses = value.get("status", {}).get("containerStatuses", ())
-    ready = sum(1 for status in statuses if status.get("ready"))
+    ready = sum(1 for status in _container_statuses(value) if status.get("ready"))
     return f"{ready}/{len(value['spec']['containers'])}"
 
 
-def pod_phase(value: Json) -> str:
-    """What the STATUS column says of a pod."""
+def _pod_status(value: Json, now: float) -> str:
     if value["metadata"].get("deletionTimestamp"):
         return "Terminating"
-    status = value.get("status", {})
-    for each in status.get("containerStatuses", ()):
+    for each in _container_statuses(value):
         state = each.get("state", {})
         if passing := state.get("waiting") or state.get("terminated"):
             return str(passing.get("reason", "Unknown"))
+    status = value.get("status", {})
     return str(status.get("reason") or status.get("phase", "Unknown"))
 
 
 def _restarts(value: Json, now: float) -> int:
-    return sum(each.get("restartCount", 0) for each in value.get("status", {}).get("containerStatuses", ()))
+    return sum(each.get("restartCount", 0) for each in _container_statuses(value))
 
 
 def _node_status(value: Json, now: float) -> str:
@@ -99,12 +100,9 @@ def _roles(value: Json, now: float) -> str:
     return ",".join(roles) or _NONE
 
 
-def _address(kind: str) -> Callable[[Json, float], str]:
-    def cell(value: Json, now: float) -> str:
-        addresses = value.get("status", {}).get("addresses", ())
-        return next((each["address"] for each in addresses if each["type"] == kind), _NONE)
-
-    return cell
+def _internal_ip(value: Json, now: float) -> str:
+    addresses = value.get("status", {}).get("addresses", ())
+    return next((each["address"] for each in addresses if each["type"] == "InternalIP"), _NONE)
 
 
 def _ports(value: Json, now: float) -> str:
@@ -115,7 +113,7 @@ def _ports(value: Json, now: float) -> str:
     return ",".join(shown) or _NONE
 
 
-def _pairs(path: str) -> Callable[[Json, float], str]:
+def _pairs(path: str) -> Cell:
     def cell(value: Json, now: float) -> str:
         found = field_at(value, path) or {}
         return ",".join(f"{key}={text}" for key, text in sorted(found.items())) or _NONE
@@ -123,7 +121,7 @@ def _pairs(path: str) -> Callable[[Json, float], str]:
     return cell
 
 
-def _count(*names: str) -> Callable[[Json, float], int]:
+def _count(*names: str) -> Cell:
     return lambda value, now: sum(len(value.get(name) or ()) for name in names)
 
 
@@ -137,7 +135,7 @@ def _replicas(value: Json, now: float) -> str:
     return f"{value.get('status', {}).get('readyReplicas', 0)}/{value['spec'].get('replicas', 1)}"
 
 
-def _of_containers(name: str) -> Callable[[Json, float], str]:
+def _of_containers(name: str) -> Cell:
     def cell(value: Json, now: float) -> str:
         containers = field_at(value, "spec.template.spec.containers") or ()
         return ",".join(str(container.get(name, "")) for container in containers)
@@ -150,28 +148,23 @@ def _event_object(value: Json, now: float) -> str:
     return f"{involved.get('kind', '').lower()}/{involved.get('name', '')}"
 
 
-def _seen(name: str) -> Callable[[Json, float], str]:
-    return lambda value, now: _since(value.get(name) or value["metadata"].get("creationTimestamp"), now)
+def _last_seen(value: Json, now: float) -> str:
+    return _since(value.get("lastTimestamp") or value["metadata"].get("creationTimestamp"), now)
 
 
 def _custom_column(column: Json) -> Column:
-    path = re.sub(r"\['?([^'\]]+)'?\]", r".\1", column["jsonPath"]).lstrip(".")
+    path = re.sub(r"\['?([^'\]]+)'?\]", r".\1", column.get("jsonPath", "")).lstrip(".")
+    kind = column.get("type", "string")
 
     def cell(value: Json, now: float) -> Any:
         found = field_at(value, path)
-        if column["type"] == "date":
-            return _since(found, now)
-        return found
+        return _since(found, now) if kind == "date" else found
 
-    return Column(
-        column["name"], cell, column["type"], column.get("format", ""), column.get("priority", 0),
-        column.get("description", ""),
-    )  # fmt: skip
+    return Column(column.get("name", ""), cell, kind, column.get("priority", 0))
 
 
-_NAME = Column("Name", lambda value, now: value["metadata"]["name"], format="name")
+_NAME = _field("Name", "metadata.name")
 _AGE = Column("Age", _age)
-_CREATED = Column("Created At", lambda value, now: value["metadata"].get("creationTimestamp"))
 
 _COLUMNS: dict[str, tuple[Column, ...]] = {
     "namespaces": (_NAME, _field("Status", "status.phase"), _AGE),
@@ -181,8 +174,7 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Roles", _roles),
         _AGE,
         _field("Version", "status.nodeInfo.kubeletVersion"),
-        Column("Internal-IP", _address("InternalIP"), priority=1),
-        Column("External-IP", _address("ExternalIP"), priority=1),
+        Column("Internal-IP", _internal_ip, priority=1),
         _field("OS-Image", "status.nodeInfo.osImage", priority=1),
         _field("Kernel-Version", "status.nodeInfo.kernelVersion", priority=1),
         _field("Container-Runtime", "status.nodeInfo.containerRuntimeVersion", priority=1),
@@ -190,13 +182,11 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
     "pods": (
         _NAME,
         Column("Ready", _ready),
-        Column("Status", lambda value, now: pod_phase(value)),
+        Column("Status", _pod_status),
         Column("Restarts", _restarts, "integer"),
         _AGE,
         _field("IP", "status.podIP", priority=1),
         _field("Node", "spec.nodeName", priority=1),
-        _field("Nominated Node", "status.nominatedNodeName", priority=1),
-        Column("Readiness Gates", lambda value, now: _NONE, priority=1),
     ),
     "services": (
         _NAME,
@@ -208,24 +198,15 @@ _COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("Selector", _pairs("spec.selector"), priority=1),
     ),
     "configmaps": (_NAME, Column("Data", _count("data", "binaryData"), "integer"), _AGE),
-    "secrets": (
-        _NAME,
-        _field("Type", "type"),
-        Column("Data", _count("data"), "integer"),
-        _AGE,
-    ),
+    "secrets": (_NAME, _field("Type", "type"), Column("Data", _count("data"), "integer"), _AGE),
     "serviceaccounts": (_NAME, Column("Secrets", _count("secrets"), "integer"), _AGE),
     "events": (
-        Column("Last Seen", _seen("lastTimestamp")),
+        Column("Last Seen", _last_seen),
         _field("Type", "type"),
         _field("Reason", "reason"),
         Column("Object", _event_object),
-        _field("Subobject", "involvedObject.fieldPath", empty="", priority=1),
-        _field("Source", "source.component", empty="", priority=1),
         _field("Message", "message", empty=""),
-        Column("First Seen", _seen("firstTimestamp"), priority=1),
-        _field("Count", "count", kind="integer", empty=1, priority=1),
-        Column("Name", lambda value, now: value["metadata"]["name"], format="name", priority=1),
+        _field("Name", "metadata.name", priority=1),
     ),
     "deployments.apps": (
         _NAME,

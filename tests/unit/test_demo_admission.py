@@ -95,7 +95,7 @@ def test_a_built_in_kind_need_not_be_named_again() -> None:
         (DEPLOYMENTS, deployment(replicas=True), 400, "cannot unmarshal bool"),
         (SERVICES, {"metadata": {"name": "a"}, "spec": {}}, 422, "spec.ports: Required value"),
         (SERVICES, {"metadata": {"name": "1a"}, "spec": {"ports": [{"port": 1}]}}, 422, "metadata.name"),
-        (CRDS, {"metadata": {"name": "a"}, "spec": {}}, 422, "spec.names.plural: Required value"),
+        (CRDS, {"metadata": {"name": "a"}, "spec": {}}, 422, "spec.names: Required value"),
     ],
 )
 def test_what_does_not_fit_is_refused(kind: Kind, body: Any, code: int, message: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from kproxy.demo.admission import created
 from kproxy.demo.controllers import Controllers
-from kproxy.demo.kinds import DEPLOYMENTS, NAMESPACES, PODS
+from kproxy.demo.kinds import DEPLOYMENTS, NAMESPACES, NODES, PODS
 from kproxy.demo.life import HEARTBEAT, TIDE, Life
 from kproxy.demo.seeds import seed
 from kproxy.demo.store import Store
@@ -17,7 +17,13 @@ from kproxy.demo.store import Store
 SETTLE = 10.0
 
 
+def plant_node(store: Store, name: str, *, unschedulable: bool = False) -> None:
+    spec = {"unschedulable": unschedulable}
+    store.put(NODES.resource, {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
+
+
 def plant(store: Store, replicas: int = 2, **annotations: str) -> None:
+    plant_node(store, "node")
     labels = {"app": "a"}
     spec = {
         "replicas": replicas,
@@ -94,6 +100,24 @@ def test_a_pod_that_somebody_deletes_comes_back() -> None:
     assert victim.key not in names
 
 
+def test_a_cordoned_node_gets_no_pods() -> None:
+    """New pods go to the other nodes, and wait where there is none."""
+    store = Store()
+    controllers = Controllers(store, settle_seconds=0.0)
+    for name in ("first", "node"):
+        plant_node(store, name, unschedulable=True)
+    plant(store, replicas=8)
+    settle(controllers, store, 0.0)
+    assert {pod.value["spec"]["nodeName"] for pod in store.objects(PODS.resource)} == {"node"}
+    plant_node(store, "node", unschedulable=True)
+    store.remove(PODS.resource, *store.objects(PODS.resource)[0].key)
+    settle(controllers, store, 1.0)
+    assert sorted(phases(store)) == ["Pending", *["Running"] * 7]
+    plant_node(store, "first")
+    settle(controllers, store, 2.0)
+    assert phases(store) == ["Running"] * 8
+
+
 def test_an_odd_object_does_not_keep_the_others_waiting(caplog: pytest.LogCaptureFixture) -> None:
     """What a controller cannot make sense of is logged and left; the rest goes on."""
     store = Store()
@@ -112,12 +136,10 @@ def test_an_odd_object_does_not_keep_the_others_waiting(caplog: pytest.LogCaptur
 def test_the_seeds_are_at_rest() -> None:
     """Nothing is to be done about the first state: a quiet cluster stays as it is."""
     store = Store()
-    seed(store, extra_pods=3, extra_pod_bytes=2000)
+    seed(store)
     version = store.version
     assert Controllers(store, settle_seconds=SETTLE).reconcile(0.0) is None
     assert store.version == version
-    bulk = store.objects(PODS.resource, "bulk")
-    assert [abs(len(pod.text) - 2000) < 300 for pod in bulk] == [True] * 3
     assert all(
         each.value["metadata"]["labels"]["kproxy.dev/demo"] == "true"
         for kind in (NAMESPACES, PODS, DEPLOYMENTS)
@@ -136,7 +158,7 @@ def test_life_touches_only_what_asks_for_it() -> None:
         seen.append(deployment(store)["spec"]["replicas"])
     assert seen == [2] * 5 + [3] * 6 + [2]
     store = Store()
-    seed(store, extra_pods=0, extra_pod_bytes=0)
+    seed(store)
     version = store.version
     Life(store, tick_seconds=1.0).tick()
     beaten = {event.stored.key[1] for event in store.since(PODS.resource, version)}

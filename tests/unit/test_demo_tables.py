@@ -6,13 +6,14 @@ import json
 
 import pytest
 
-from kproxy.demo.clock import DAY, HOUR, MINUTE, YEAR, age
+from kproxy.demo.clock import age
 from kproxy.demo.kinds import PODS, SECRETS, Kind
 from kproxy.demo.status import ApiError
 from kproxy.demo.store import Event, Store
 from kproxy.demo.tables import columns_of
 from kproxy.demo.views import View, choose_view
 
+MINUTE, HOUR, DAY = 60, 3600, 86_400
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
@@ -31,9 +32,7 @@ TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
         (47 * HOUR, "47h"),
         (3 * DAY + 4 * HOUR, "3d4h"),
         (9 * DAY, "9d"),
-        (YEAR, "365d"),
-        (3 * YEAR + 2 * DAY, "3y2d"),
-        (9 * YEAR, "9y"),
+        (365 * DAY, "365d"),
     ],
 )
 def test_ages(seconds: float, shown: str) -> None:
