@@ -1,13 +1,12 @@
-"""Go's regular expressions (RE2 syntax) compiled with Python's `re`.
+"""Go's regular expressions (RE2 syntax), made into automata.
 
-The filter flags of kubectl take Go regexes, and the two languages differ where a filter must not: Go's `$`
-does not match before a final newline, its `\\d`, `\\w` and `\\b` are ASCII, `^*` is legal, `a++` is not, and
-`\\z`, `\\pL`, `[[:alpha:]]`, `\\Q..\\E`, `(?i)` in the middle of an expression mean something else to `re` or
-nothing at all. So an expression is parsed as Go's `regexp/syntax` does under its Perl flags and written anew
-for `re`. Only whether a text matches is kept: greediness is dropped and every group becomes non-capturing.
+The filter flags of kubectl take Go regexes, and Python's differ where a filter must not: Go's `$` does not
+match before a final newline, its `\\d`, `\\w` and `\\b` are ASCII, `^*` is legal, `a++` is not, and `\\z`,
+`\\pL`, `[[:alpha:]]`, `\\Q..\\E`, `(?i)` in the middle of an expression mean something else there or nothing.
+So an expression is parsed as Go's `regexp/syntax` does under its Perl flags; `re` judges single characters
+only. Whether a text matches is all that is kept: greediness is dropped and no group captures.
 
-Not supported: Unicode scripts (`\\p{Greek}`), for which Python carries no table. Unlike Go's engine, `re`
-backtracks: an expression with many `.*` can take time polynomial in the length of the text.
+Not supported: Unicode scripts (`\\p{Greek}`), for which Python carries no table.
 """
 
 from __future__ import annotations
@@ -16,26 +15,38 @@ import re
 from functools import lru_cache
 from typing import NamedTuple
 
+from kproxy.filters.automaton import (
+    Assertion,
+    Automaton,
+    Instruction,
+    alternatives,
+    at_line_end,
+    at_line_start,
+    at_text_end,
+    at_text_start,
+    at_word_edge,
+    repeated,
+    within,
+)
+
 _MAX_RUNE = 0x10FFFF
-_MAX_REPEAT = 1000  # regexp/syntax: maxRepeat
+_MAX_REPEAT = 1000  # regexp/syntax: maxRepeat, of nested ones together
+_MAX_SIZE = 50_000
 
 Ranges = list[tuple[int, int]]
 
 
 class GoRegexpError(ValueError):
-    """The expression is not one Go would compile, or one that cannot be written for `re`."""
+    """The expression is not one Go would compile, or one that is too much for us."""
 
 
-def compile_go(source: str, *, ignore_case: bool = False) -> re.Pattern[str]:
-    """A pattern whose `search` finds a match exactly where Go's `MatchString` does; raises GoRegexpError."""
+def compile_go(source: str, *, ignore_case: bool = False) -> Automaton:
+    """Its `search` tells what Go's `MatchString` does, as fast for any text. Raises GoRegexpError."""
     try:
         source.encode()
     except UnicodeEncodeError:
         raise GoRegexpError("invalid UTF-8") from None
-    try:
-        return re.compile(_Translation(source, ignore_case).run())
-    except (re.error, OverflowError, RecursionError) as error:
-        raise GoRegexpError(f"expression too large: {error}") from None
+    return Automaton(_Translation(source, ignore_case).run())
 
 
 class _Flags(NamedTuple):
@@ -49,16 +60,26 @@ class _Flags(NamedTuple):
         )
 
 
+class _Atom(NamedTuple):
+    """What a repetition operator applies to."""
+
+    program: list[Instruction]
+    repeats: int = 1
+    """How often nested counts repeat a part of it."""
+
+
 class _Group:
     """An open parenthesis, or the whole expression: finished branches and the atoms of the current one."""
 
     def __init__(self, outer_flags: _Flags) -> None:
         self.outer_flags = outer_flags
-        self.branches: list[str] = []
-        self.atoms: list[str] = []
+        self.branches: list[list[_Atom]] = []
+        self.atoms: list[_Atom] = []
 
-    def text(self) -> str:
-        return "|".join([*self.branches, "".join(self.atoms)])
+    def close(self) -> _Atom:
+        branches = [*self.branches, self.atoms]
+        program = alternatives([[step for atom in branch for step in atom.program] for branch in branches])
+        return _Atom(program, max((atom.repeats for branch in branches for atom in branch), default=1))
 
 
 _PERL_CLASSES: dict[str, Ranges] = {
@@ -83,7 +104,7 @@ _POSIX_CLASSES: dict[str, Ranges] = {
     "xdigit": [(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)],
 }
 _CONTROL_ESCAPES = {"a": 0x07, "f": 0x0C, "n": 0x0A, "r": 0x0D, "t": 0x09, "v": 0x0B}
-_ASSERTIONS = {"A": r"\A", "z": r"\Z", "b": r"(?a:\b)", "B": r"(?!(?a:\b))"}  # re's \B never matches in ""
+_ASSERTIONS: dict[str, Assertion] = {"A": at_text_start, "z": at_text_end, "b": at_word_edge, "B": within}
 
 # Left uncompiled, as most filters never need them and compiling them is time lost at the start.
 _CATEGORY = r"C[cfos]?|L[lmotu]?|M[cen]?|N[dlo]?|P[cdefios]?|S[ckmo]?|Z[lps]?"
@@ -104,7 +125,7 @@ class _Translation:
         self.flags = _Flags(ignore_case=ignore_case)
         self.groups = [_Group(self.flags)]
 
-    def run(self) -> str:
+    def run(self) -> list[Instruction]:
         repeat_at: int | None = None  # where the operator began that ended just before `at`
         while self.at < len(self.source):
             start = self.at
@@ -115,7 +136,7 @@ class _Translation:
             self.step()
         if len(self.groups) > 1:
             raise GoRegexpError(f"missing closing ): `{self.source}`")
-        return self.groups[0].text()
+        return self.groups[0].close().program
 
     def step(self) -> None:
         char = self.source[self.at]
@@ -125,7 +146,7 @@ class _Translation:
             self.close_group()
         elif char == "|":
             group = self.groups[-1]
-            group.branches.append("".join(group.atoms))
+            group.branches.append(group.atoms)
             group.atoms = []
             self.at += 1
         elif char == "[":
@@ -134,10 +155,10 @@ class _Translation:
             self.add(r"[\s\S]" if self.flags.dot_all else r"[^\n]")
             self.at += 1
         elif char == "^":
-            self.add(r"(?m:^)" if self.flags.multi_line else r"\A")
+            self.add(at_line_start if self.flags.multi_line else at_text_start)
             self.at += 1
         elif char == "$":
-            self.add(r"(?=\n|\Z)" if self.flags.multi_line else r"\Z")
+            self.add(at_line_end if self.flags.multi_line else at_text_end)
             self.at += 1
         elif char == "\\":
             self.step_escape()
@@ -164,15 +185,15 @@ class _Translation:
         """Apply `*`, `+`, `?` or `{n,m}` at the current place to the atom before it, if there is one."""
         start = self.at
         char = self.source[start]
+        high: int | None
         if char in "*+?":
-            quantifier = char
+            low, high = int(char == "+"), 1 if char == "?" else None
             self.at += 1
         elif char == "{" and (counted := self.token(_REPEAT)):
-            low = counted[1]
-            high = counted[3] or low
-            if max(len(low), len(high)) > 4 or int(high) > _MAX_REPEAT or int(low) > int(high):
+            if max(len(counted[1]), len(counted[3] or "")) > 4:
                 raise GoRegexpError(f"invalid repeat count: `{counted[0]}`")
-            quantifier = counted[0]
+            low = int(counted[1])
+            high = int(counted[3]) if counted[3] else None if counted[2] else low
             self.at = counted.end()
         else:
             return False
@@ -181,9 +202,10 @@ class _Translation:
         if repeat_at is not None:
             raise GoRegexpError(f"invalid nested repetition operator: `{self.source[repeat_at : self.at]}`")
         atoms = self.groups[-1].atoms
+        operator = self.source[start : self.at]
         if not atoms:
-            raise GoRegexpError(f"missing argument to repetition operator: `{self.source[start : self.at]}`")
-        atoms[-1] = f"(?:{atoms[-1]}){quantifier}"
+            raise GoRegexpError(f"missing argument to repetition operator: `{operator}`")
+        atoms[-1] = _repeat(atoms[-1], low, high, operator)
         return True
 
     def open_group(self) -> None:
@@ -210,17 +232,18 @@ class _Translation:
             raise GoRegexpError(f"unexpected ): `{self.source}`")
         group = self.groups.pop()
         self.flags = group.outer_flags
-        self.add(f"(?:{group.text()})")
+        self.groups[-1].atoms.append(group.close())
         self.at += 1
 
     def token(self, pattern: str) -> re.Match[str] | None:
         return re.compile(pattern).match(self.source, self.at)
 
-    def add(self, atom: str) -> None:
-        self.groups[-1].atoms.append(atom)
+    def add(self, step: Instruction) -> None:
+        self.groups[-1].atoms.append(_Atom([step]))
 
     def add_literal(self, char: str) -> None:
-        self.add(f"(?i:{re.escape(char)})" if self.flags.ignore_case else re.escape(char))
+        has_case = self.flags.ignore_case and char.lower() != char.upper()
+        self.add(f"(?i:{re.escape(char)})" if has_case else char)
 
     def add_class(self, ranges: Ranges, negated: bool) -> None:
         if not ranges:  # \P{Any}: `re` has no empty set
@@ -311,6 +334,16 @@ class _Translation:
             self.at += 2
             return ord(char)
         raise GoRegexpError(f"invalid escape sequence: `\\{char}`")
+
+
+def _repeat(atom: _Atom, low: int, high: int | None, operator: str) -> _Atom:
+    count = low if high is None else high
+    repeats = atom.repeats * max(1, count) if high != 0 else 1
+    if low > count or (count >= 2 and repeats > _MAX_REPEAT):
+        raise GoRegexpError(f"invalid repeat count: `{operator}`")
+    if len(atom.program) * max(1, count) > _MAX_SIZE:
+        raise GoRegexpError("expression too large")
+    return _Atom(repeated(atom.program, low, high), repeats)
 
 
 def _escaped(rune: int) -> str:

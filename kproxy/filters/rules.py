@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import NamedTuple
 
 from kproxy.filters.goregexp import GoRegexpError, compile_go
@@ -67,7 +66,7 @@ def compile_rules(
                 f"--{flag}: Error compiling re {quoted(source)}: error parsing regexp: {error}{_hint(source)}"
             )
         else:
-            rules.append(Rule(source, partial(_found, pattern)))
+            rules.append(Rule(source, pattern.search))
     return Rules(flag, tuple(rules))
 
 
@@ -83,10 +82,6 @@ def quoted(text: str) -> str:
 def exactly(text: str) -> str:
     """The expression that matches `text` and nothing else."""
     return "^" + re.sub(r"([.\[\]+*?(){}|^$\\])", r"\\\1", text) + "$"
-
-
-def _found(pattern: re.Pattern[str], text: str) -> bool:
-    return pattern.search(text) is not None
 
 
 def _hint(source: str) -> str:

@@ -1,9 +1,10 @@
-"""Go's regular expressions through `re`: the verdicts recorded from kubectl, and what is refused."""
+"""Go's regular expressions: the verdicts recorded from kubectl, what is refused, and what they cost."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import random
 import re
 from pathlib import Path
 
@@ -80,6 +81,8 @@ def test_refuses_what_kubectl_refuses(source: str) -> None:
         ("a{1001}", "invalid repeat count: `{1001}`"),
         ("a{3,2}", "invalid repeat count: `{3,2}`"),
         ("a{99999999999999999999}", "invalid repeat count"),
+        ("(a{100}){11}", "invalid repeat count: `{11}`"),
+        ("(a|(b{501})*){2}", "invalid repeat count: `{2}`"),
         (r"\Z", r"invalid escape sequence: `\Z`"),
         (r"(a)\1", r"invalid escape sequence: `\1`"),
         ("a\\", "trailing backslash"),
@@ -136,6 +139,46 @@ def test_flags_last_to_the_end_of_their_group(source: str, text: str, matches: b
 def test_case_can_be_ignored_from_outside(source: str, text: str) -> None:
     """`ignore_case` is as if the expression began with `(?i)`."""
     assert compile_go(source, ignore_case=True).search(text)
+
+
+PARTS = st.recursive(
+    st.sampled_from(["a", "b", "[^a]", ".", "^", r"\b", r"\B", "(?m:^)", "(?i:A)", "(?s:.)", ""]),
+    lambda parts: st.one_of(
+        st.lists(parts, max_size=3).map("".join),
+        st.lists(parts, max_size=3).map(lambda each: f"(?:{'|'.join(each)})"),
+        st.builds(
+            lambda part, operator: f"(?:{part}){operator}",
+            parts,
+            st.sampled_from(["*", "+", "?", "{2}", "{0}", "{1,}", "{0,2}", "{2,3}", "*?"]),
+        ),
+    ),
+)
+
+
+@given(PARTS, st.text("abA\n_-", min_size=1, max_size=12))
+def test_where_both_languages_agree_so_do_the_engines(source: str, text: str) -> None:
+    """Python's own engine finds a match exactly where ours does."""
+    assert compile_go(source).search(text) == (re.search(source, text, re.ASCII) is not None)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["^([a-z0-9-]+)+$", "^(a|a)*$", "^(a*)*$", "^/?.*a.*a.*a.*$.", "(a?){50}$.", "(.*)(.*)(.*)!"],
+)
+def test_no_expression_makes_others_wait(source: str) -> None:
+    """Expressions that Python would search for days in this text are done with as quickly as others."""
+    assert not compile_go(source).search("/" + "a" * 10_000 + "\n")
+
+
+def test_what_is_remembered_of_texts_is_bounded() -> None:
+    """An expression with thousands of states goes on finding the right matches when it has forgotten some."""
+    choose = random.Random(1)
+    text = "".join(choose.choices("ab", k=10_000))
+    pattern = compile_go("a[ab]{12}c")
+
+    assert not pattern.search(text)
+    assert pattern.search(text + "a" + "b" * 12 + "c")
+    assert not pattern.search(text + "b" * 13 + "c")
 
 
 @given(st.lists(st.sampled_from(SYNTAX), max_size=12).map("".join) | st.text(max_size=20))
