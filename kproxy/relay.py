@@ -39,6 +39,8 @@ _log = structlog.get_logger()
 # fresh connection when a reused one turned out to be dead.
 MAX_REPLAYED_BYTES = 64 * 1024
 MAX_RETRIES = 3
+# Before the second time that a request is sent again, and four times as long before the third.
+RETRY_SECONDS = 0.25
 # An upload that is longer than this is not sent over HTTP/2.
 LONG_UPLOAD_BYTES = 1024 * 1024
 # How long the API server may keep a client waiting for its 100 before we send it ourselves; Go's default.
@@ -203,6 +205,8 @@ class RelayedRequest:
     async def _connect(self, credential: Credential | None, is_retry: bool) -> None:
         upstream = self.upstream
         try:
+            if self._retries > 1:
+                await asyncio.sleep(RETRY_SECONDS * 4 ** (self._retries - 2))
             if credential is None:
                 credential = await upstream.credential()
             block = upstream.credential_block(credential)
@@ -210,7 +214,7 @@ class RelayedRequest:
                 # It may not meet a connection that died while idle: it cannot be sent twice.
                 carrier = await upstream.open_connection()
             elif needs_connection(self.downstream.head):
-                carrier = upstream.idle_connection() or await upstream.open_connection()
+                carrier = upstream.idle_connection() or await upstream.open_for_upload()
             else:
                 idle = None if is_retry else upstream.idle_carrier()
                 carrier = idle or await upstream.open_carrier()
@@ -220,9 +224,10 @@ class RelayedRequest:
             return
         self._task = None
         self._credential = credential
-        self._send(carrier, block)
         if not self._body_is_complete:
+            # Before what was kept is sent: that may be too much already.
             self.downstream.resume_reading()
+        self._send(carrier, block)
 
     def _send(self, carrier: Carrier, credential_block: bytes) -> None:
         head = self.downstream.head

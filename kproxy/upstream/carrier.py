@@ -65,9 +65,6 @@ class Carrier(Protocol):
     def is_reused(self) -> bool:
         """Whether the peer may have gone away before it saw this request."""
 
-    @property
-    def is_usable(self) -> bool: ...
-
     def send(self, receiver: Receiver, request: Outgoing, body: bytes, trailers: list[Field] | None) -> None:
         """Send the head with the body so far, which is all of it if there are `trailers`, be they empty."""
 

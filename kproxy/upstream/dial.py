@@ -179,8 +179,6 @@ class Dialer:
                 transport = await self._start_tls(tunnel, gate, ssl_context, hostname, hop)
             if transport is None or gate.is_lost:
                 raise explain(gate.error or ConnectionResetError(), hop)
-            if gate.received:
-                raise explain(MalformedHeadError("bytes before the first request"), hop)
             protocol = protocol_factory()
             gate.hand_over(transport, protocol)
         return transport, protocol

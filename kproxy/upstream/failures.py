@@ -112,7 +112,8 @@ _ABOUT_OUR_CERTIFICATE = ("CERTIFICATE", "UNKNOWN_CA", "ACCESS_DENIED", "DECRYPT
 
 
 def _tls_failure(error: ssl.SSLError, hop: Hop) -> UpstreamTLSError:
-    reason = error.reason or "TLS failed"
+    # Python does not know the names of all that OpenSSL has a sentence for.
+    reason = error.reason or str(error).partition("] ")[2].rpartition(" (")[0] or "TLS failed"
     if reason in _NO_TLS:
         return UpstreamTLSError(f"{hop.prefix}: the {hop.peer} does not speak TLS there; is it plain http?")
     if alert := re.search(r"ALERT[ _](.+)", reason, re.IGNORECASE):

@@ -48,4 +48,7 @@ def health_of(environ: Mapping[str, str]) -> tuple[Health, tuple[str, ...]]:
             warnings.append(
                 f"{variable}: expected a number of seconds, got {text[:40]!r}; {default:g} is used"
             )
+    if not seconds.get("ping_seconds", True):
+        # Go takes it for no setting.
+        del seconds["ping_seconds"]
     return Health(**seconds), tuple(warnings)

@@ -17,6 +17,8 @@ from kproxy.upstream.http2.connection import MAX_STREAMS, Http2Connection
 # TLS of uvloop takes 256 KiB of heap for each; glibc keeps most of it, and more of it at each new burst.
 TRIM_AFTER_CLOSED = 50
 TRIM_SECONDS = 1.0
+HTTP1_SECONDS = 300.0
+"""How long an API server that asked for HTTP/1.1 is not spoken to in HTTP/2."""
 IDLE_SECONDS = 90.0
 """As Go's net/http; load balancers before API servers drop idle connections after a few minutes."""
 
@@ -55,6 +57,7 @@ class Pool:
         self._generation: object = None
         self.max_streams = MAX_STREAMS
         self._is_retired = False
+        self._http1_until = 0.0
         self._idle: list[UpstreamConnection] = []
         self._shared: list[Http2Connection] = []
         """HTTP/2 connections that may take another request."""
@@ -73,6 +76,15 @@ class Pool:
     def idle(self) -> int:
         """How many carry no request."""
         return len(self._idle) + sum(shared.is_idle for shared in self._shared)
+
+    @property
+    def wants_http1(self) -> bool:
+        return self._loop.time() < self._http1_until
+
+    @property
+    def shares(self) -> bool:
+        """Whether an HTTP/2 connection may take another request than the one that it was opened for."""
+        return not self._is_retired and not self.wants_http1
 
     def opening(self, opened_with: object) -> Opening:
         """A protocol for the dialer; `opened_with` is the TLS context it dials with."""
@@ -105,7 +117,7 @@ class Pool:
 
     def share(self, connection: Http2Connection) -> None:
         """Let requests use it, the newest connection first."""
-        if self._is_retired or connection.opened_with is not self._generation:
+        if not self.shares or connection.opened_with is not self._generation:
             connection.retire()
             return
         self._shared.insert(0, connection)
@@ -141,10 +153,18 @@ class Pool:
         self._is_retired = True
         self._close_idle()
 
+    def require_http1(self) -> None:
+        """The API server wants HTTP/1.1 (RFC 9113, 7): its HTTP/2 connections take no more requests."""
+        self._http1_until = self._loop.time() + HTTP1_SECONDS
+        self._retire_shared()
+
     def _close_idle(self) -> None:
         idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
+        self._retire_shared()
+
+    def _retire_shared(self) -> None:
         shared, self._shared = self._shared, []
         for each in shared:
             each.retire()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64encode
+from typing import cast
 
 from kproxy import __version__
 from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamUnreachable
@@ -47,9 +48,11 @@ class Gate(asyncio.Protocol):
                 return status
 
     def hand_over(self, transport: asyncio.Transport, protocol: asyncio.BaseProtocol) -> None:
-        """From now on the peer speaks to `protocol`. Nothing may have been received and not been read."""
+        """From now on the peer speaks to `protocol`, or whom that names; what it has said is told first."""
         transport.set_protocol(protocol)
         protocol.connection_made(transport)
+        if self.received:
+            cast("asyncio.Protocol", transport.get_protocol()).data_received(bytes(self.received))
 
 
 def connect_request(authority: str, proxy: Proxy) -> bytes:

@@ -92,7 +92,7 @@ class Upstream:
         self._offers_http2 = offers_http2
         # What the API server chose last; None before the first connection.
         self._speaks_http2: bool | None = None if self._is_tls and offers_http2 else False
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[Http2Connection | None] | None = None
         self._ssl_context: ssl.SSLContext | None = None
         self._http1_ssl_context: ssl.SSLContext | None = None
         # Read before the context is made of it: a change in between is then taken for one, not missed.
@@ -216,30 +216,38 @@ class Upstream:
         Requests that come together share the first connection, if it turns out to be HTTP/2.
         """
         self.warn_if_ending()
-        while self._speaks_http2 is not False:
+        while self._speaks_http2 is not False and self._pool.shares:
             if self._opening is None:
                 self._opening = self._loop.create_task(self._open_for_all())
                 self._opening.add_done_callback(self._opened_for_all)
-            await asyncio.shield(self._opening)
+            shared = await asyncio.shield(self._opening)
             carrier = self._pool.take()
             if carrier is not None:
                 return carrier
-        connection = await self._dial(offers_http2=True)
+            if shared is not None and shared.is_idle and shared.opened_with is self._ssl_context:
+                # It is of no use to those who come later either; they would dial for ever.
+                raise self._closed_unasked()
+        connection = await self._dial(offers_http2=not self._pool.wants_http1)
         if isinstance(connection, UpstreamConnection):
             return connection
         self._speaks_http2 = True
+        stream = connection.open_stream()
         self._pool.share(connection)
-        return self._pool.take() or await self.open_carrier()
+        if stream is None:
+            raise self._closed_unasked()
+        return stream
 
-    async def _open_for_all(self) -> None:
+    async def _open_for_all(self) -> Http2Connection | None:
+        """The connection, if it is one that is shared."""
         connection = await self._dial(offers_http2=True)
         self._speaks_http2 = isinstance(connection, Http2Connection)
         if isinstance(connection, Http2Connection):
             self._pool.share(connection)
-        else:
-            self._pool.put(connection)
+            return connection
+        self._pool.put(connection)
+        return None
 
-    def _opened_for_all(self, task: asyncio.Task[None]) -> None:
+    def _opened_for_all(self, task: asyncio.Task[Http2Connection | None]) -> None:
         self._opening = None
         if not task.cancelled():
             # Who waited for it has it already; perhaps nobody did to the end.
@@ -252,8 +260,17 @@ class Upstream:
         """
         self.warn_if_ending()
         connection = await self._dial(offers_http2=False)
-        assert isinstance(connection, UpstreamConnection)
+        if isinstance(connection, Http2Connection):
+            connection.retire()
+            raise UpstreamTLSError(f'context "{self.name}": the API server does not speak HTTP/1.1')
         return connection
+
+    async def open_for_upload(self) -> Carrier:
+        """`open_connection`, but HTTP/2 will do where the API server speaks nothing else."""
+        try:
+            return await self.open_connection()
+        except UpstreamTLSError:
+            return self._pool.take() or await self.open_carrier()
 
     async def _dial(self, *, offers_http2: bool) -> UpstreamConnection | Http2Connection:
         while True:
@@ -277,8 +294,13 @@ class Upstream:
         connection = opening.connection
         assert connection is not None
         if not connection.is_usable:
-            raise UpstreamUnreachable("the API server closed the connection before it was asked")
+            raise self._closed_unasked()
         return connection
+
+    def _closed_unasked(self) -> UpstreamUnreachable:
+        return UpstreamUnreachable(
+            f'context "{self.name}": the API server closed the connection before it was asked'
+        )
 
     def _context_for_http1(self) -> ssl.SSLContext | None:
         if self._http1_ssl_context is None and self._is_tls:

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
+from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
 from kproxy.upstream.dial import Dialer, Timeouts
+from kproxy.upstream.health import Health
+from kproxy.upstream.pool import Pool
 from kproxy.upstream.proxies import Proxy
 from tests.support import secrets
 from tests.support.dialing import (
@@ -30,6 +32,8 @@ from tests.support.dialing import (
     proxy_ca,
     via,
 )
+from tests.support.http2_frames import SETTINGS, settings_frame
+from tests.support.http2_server import H2, Http2Server
 from tests.support.loops import on_both_loops
 from tests.support.pki import CA
 from tests.support.proxies import ConnectProxy, SocksProxy
@@ -77,21 +81,34 @@ def quick_context() -> ssl.SSLContext:
 @every_kind
 @on_both_loops
 async def test_server_speaks_first_through(kind: str) -> None:
-    """What a server says unasked is told after connection_made, or ends the dial: none of it gets lost."""
+    """What a server says unasked, as in HTTP/2, is told after connection_made: none of it gets lost."""
     greeting = b"hello " * 10_000
     async with a_server(quick_context(), greeting=greeting) as server, a_proxy(kind, server) as (_, proxy):
-        dialing = a_dialer("cluster.test", 6443, proxy).dial(Client, ca.client_context())
-        try:
-            transport, client = await dialing
-        except UpstreamUnreachable as error:
-            proxy_error = error.proxy_error
-        else:
-            assert await client.read(len(greeting)) == greeting
-            assert client.calls[0] == "made"
-            proxy_error = "http_protocol_error"
-            transport.close()
-            await client.closed()
-    assert proxy_error == "http_protocol_error"
+        transport, client = await a_dialer("cluster.test", 6443, proxy).dial(Client, ca.client_context())
+        assert await client.read(len(greeting)) == greeting
+        assert client.calls[0] == "made"
+        transport.close()
+        await client.closed()
+
+
+@on_both_loops
+async def test_http2_through() -> None:
+    """The first SETTINGS of an API server may come together with its last word of a TLS 1.2 handshake."""
+    tls = ca.server_context("cluster.test", alpn=H2)
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    loop = asyncio.get_running_loop()
+    async with Http2Server(tls=tls) as server, a_proxy("http", ("127.0.0.1", server.port)) as (_, proxy):
+        server.says_with_handshake = settings_frame()
+        context = ca.client_context(alpn=H2)
+        pool = Pool(loop, lambda error: KproxyError(str(error)), Health())
+        opening = pool.opening(context)
+        await a_dialer("cluster.test", 6443, proxy).dial(lambda: opening, context)
+        acknowledged = settings_frame(ack=True)
+        await server.wait_for(
+            lambda: [each.raw for each in server.h2_connections[0].seen(SETTINGS)].count(acknowledged) == 2,
+            "two acknowledgements",
+        )
+        pool.close()
 
 
 @every_kind

@@ -521,6 +521,28 @@ async def test_answers_of_one_connection_do_not_mix(http2_gateway: Http2Gateway)
 # -- watches --
 
 
+@pytest.mark.parametrize("kind", ["empty", "padded"])
+async def test_a_head_is_not_held_back_by_nothing(http2_gateway: Http2Gateway, kind: str) -> None:
+    """DATA without data may come with the head of a watch: what is behind it may take minutes."""
+
+    def nothing(number: int, block: bytes, end: bool) -> bytes:
+        data = {
+            "empty": http2_frames.frame(http2_frames.DATA, b"", stream_id=number),
+            "padded": http2_frames.frame(
+                http2_frames.DATA, b"\1\0", stream_id=number, flags=http2_frames.PADDED
+            ),
+        }[kind]
+        return http2_frames.header_frames(number, block) + data
+
+    async def respond(stream: Stream) -> None:
+        await stream.send_headers(head(200, JSON), frames=nothing)
+        await stream.over.wait()
+
+    http2_gateway.streams_for(respond)
+    client, _ = await http2_gateway.begin()
+    assert (await client.read_head()).status == 200
+
+
 async def test_a_watch_of_an_http_1_0_client_comes_as_it_is(http2_gateway: Http2Gateway) -> None:
     """Without chunks, and each event at once."""
     events: asyncio.Queue[bytes | None] = asyncio.Queue()

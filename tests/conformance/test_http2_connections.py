@@ -48,6 +48,8 @@ from tests.support.proxies import ConnectProxy, SocksProxy
 WATCH = "/api/v1/pods?watch=true"
 COLD = 40
 ANY_STREAM = 2**31 - 1
+NO_APPLICATION_PROTOCOL = 120
+"""The alert of RFC 7301, 3.2."""
 HTTP1 = ("http/1.1",)
 
 
@@ -337,7 +339,9 @@ async def test_a_stream_that_is_always_refused_ends_in_an_error(http2_gateway: H
     response = await http2_gateway.request()
     assert response.status in (502, 503)
     assert response.json()["kind"] == "Status"
-    assert len(http2_gateway.server.streams) <= 10
+    tries = [stream.received_at for stream in http2_gateway.server.streams]
+    assert len(tries) <= 10
+    assert tries[-1] - tries[0] > 1
 
 
 async def test_a_server_that_takes_no_streams_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
@@ -440,6 +444,21 @@ async def test_a_get_on_a_reused_connection_that_is_cut_is_sent_once_more(
     assert (await http2_gateway.request()).status == 200
     response = await http2_gateway.request()
     assert (response.status, response.json()["connection"]) == (200, 1)
+
+
+async def test_a_server_that_greets_with_goaway_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
+    """It accepts and takes nothing, as one that is about to end: it is not dialled for ever."""
+
+    tls = http2_gateway.ca.server_context(client_ca=http2_gateway.ca, alpn=H2)
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    server = await http2_gateway.replace_upstream(tls=tls)
+    server.says_with_handshake = http2_frames.settings_frame() + http2_frames.goaway_frame(0)
+    http2_gateway.streams_for(echo())
+    response = await http2_gateway.request()
+    assert response.status == 502
+    assert len(server.h2_connections) <= 10
+    server.says_with_handshake = b""
+    assert (await http2_gateway.request()).status == 200
 
 
 async def test_goaway_again_and_again_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
@@ -678,6 +697,29 @@ async def test_a_changed_kubeconfig_gets_a_new_connection(cluster: Cluster) -> N
         assert (await ask(program)).json()["connection"] == 1
 
 
+async def test_a_refused_request_of_an_old_kubeconfig_is_sent_once_more(cluster: Cluster) -> None:
+    """It keeps its credential, and has a connection of its own, which ends with it."""
+    old, go = secrets.plant("old"), asyncio.Event()
+
+    async def refuse_late(stream: Stream) -> None:
+        await go.wait()
+        await refuse(stream)
+
+    cluster.server.answers = sequence(refuse_late, echo())
+    async with Program(kubeconfig=cluster.kubeconfig(token=old)) as program:
+        asking = asyncio.create_task(ask(program))
+        await cluster.server.wait_for_streams(1)
+        cluster.kubeconfig(token=secrets.plant("new"))
+        program.send_signal(signal.SIGHUP)
+        await program.output("kubeconfig.reloaded")
+        go.set()
+        response = await asking
+        assert (response.status, response.json()["connection"]) == (200, 1)
+        assert cluster.server.streams[1].value("authorization") == f"Bearer {old}"
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
+            await cluster.server.h2_connections[1].ended.wait()
+
+
 async def test_rotate_close_cuts_streams_alone(cluster: Cluster) -> None:
     """The streams of the old certificate are cut; a request that will end gets its answer."""
     certificate, key = cluster.directory / "client.crt", cluster.directory / "client.key"
@@ -818,6 +860,74 @@ async def test_a_long_upload_beside_http2(cluster: Cluster, size: int) -> None:
         response = await ask(program, method="PUT", body=b"x" * size)
         assert response.json()["size"] == size
         assert (await ask(program)).json()["connection"] == 0
+
+
+@pytest.mark.parametrize("how", ["RST_STREAM", "GOAWAY"])
+@pytest.mark.parametrize(("method", "body"), [("GET", None), ("POST", b"once")])
+async def test_http1_that_is_required_is_spoken(
+    cluster: Cluster, how: str, method: str, body: bytes | None
+) -> None:
+    """HTTP_1_1_REQUIRED: the request goes there, and so do the next ones; what runs over HTTP/2 goes on."""
+    server = cluster.server
+    events: asyncio.Queue[bytes | None] = asyncio.Queue()
+    server.paths["/api/v1/pods"] = watch(events)
+
+    async def require(stream: Stream) -> None:
+        if how == "GOAWAY":
+            await stream.connection.go_away(1, http2_frames.HTTP_1_1_REQUIRED)
+        else:
+            await stream.reset(http2_frames.HTTP_1_1_REQUIRED)
+
+    server.answers = require
+    path = cluster.kubeconfig(token=secrets.plant("token"))
+    async with Program(kubeconfig=path) as program, WatchingClient(program) as watching:
+        response = await ask(program, "/api", method, body)
+        assert (response.status, response.json()["body"]) == (200, (body or b"").decode())
+        assert (await ask(program)).status == 200
+        assert (len(server.streams), len(server.requests), len(server.connections)) == (2, 2, 1)
+        events.put_nowait(b"going on\n")
+        await watching.expects("going on")
+        events.put_nowait(None)
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
+            await server.h2_connections[0].ended.wait()
+
+
+@pytest.mark.parametrize("status", ["103", "200"])
+async def test_http1_that_is_required_too_late_is_not_spoken(cluster: Cluster, status: str) -> None:
+    """Whoever has begun to answer, be it by an interim answer, has done something: it is not asked twice."""
+    too_late = reset(http2_frames.HTTP_1_1_REQUIRED)
+    cluster.server.answers = sequence(script([(":status", status), ("link", "</x>")], too_late), echo())
+    path = cluster.kubeconfig(token=secrets.plant("token"))
+    async with Program(kubeconfig=path) as program:
+        response = await ask(program)
+        assert response.status == 502 or not response.body.is_complete
+        assert (await ask(program)).json()["connection"] == 0
+    assert not cluster.server.requests
+
+
+async def test_a_long_upload_where_http1_is_refused(cluster: Cluster) -> None:
+    """no_application_protocol for http/1.1 alone (RFC 7301, 3.2): it goes over HTTP/2."""
+    hellos: list[bytes] = []
+
+    def judge(*_: object) -> int | None:
+        return None if b"\x02h2" in hellos[-1] else NO_APPLICATION_PROTOCOL
+
+    async def overhear(channel: Channel) -> None:
+        hellos.append(await channel.peek())
+
+    ca = cluster.ca
+    tls = ca.server_context(alpn=H2)
+    tls.sni_callback = judge  # type: ignore[assignment]
+    async with Http2Server(echo(), tls=tls, before_handshake=overhear) as server:
+        path = kubeconfig(cluster.directory, server, ca_pem=ca.pem, token=secrets.plant("token"))
+        async with Program(kubeconfig=path) as program:
+            for _ in range(2):
+                response = await ask(program, method="POST", body=b"x" * 3_000_000)
+                assert (response.status, response.json()["size"]) == (200, 3_000_000)
+                assert response.json()["connection"] == 0
+            response = await ask(program, Connection="Upgrade", Upgrade="websocket")
+            assert response.status == 502
+            assert "no application protocol" in response.text
 
 
 # -- what nobody uses --

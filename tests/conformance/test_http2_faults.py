@@ -449,6 +449,24 @@ async def test_what_is_odd_and_allowed(http2_gateway: Http2Gateway, oddity: str)
         assert len(http2_gateway.connections) == 1
 
 
+async def test_the_reserved_bit_of_a_stream_id_means_nothing(http2_gateway: Http2Gateway) -> None:
+    """RFC 9113, 4.1: it is ignored, in each frame of an answer."""
+
+    def whole(stream: Stream) -> bytes:
+        number = stream.id | 1 << 31
+        return (
+            h2.header_frames(number, stream.connection.encode(OK))
+            + data(stream, b"{", number=number)
+            + data(stream, b"}", END_STREAM, number=number)
+        )
+
+    http2_gateway.streams_for(script(raw(whole)))
+    for _ in range(2):
+        response = await http2_gateway.request()
+        assert (response.status, response.text, response.body.is_complete) == (200, "{}", True)
+    assert len(http2_gateway.connections) == 1
+
+
 HEADS: dict[str, Callable[[int, bytes, bool], bytes]] = {
     "in single bytes": lambda n, block, e: h2.header_frames(n, block, range(1, len(block)), end=e),
     "with empty pieces": lambda n, block, e: h2.header_frames(n, block, [0, 0, 5, 5, len(block)], end=e),

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import gzip
 import hashlib
+import signal
+from contextlib import AsyncExitStack
+from pathlib import Path
 
 import pytest
 
 from tests.conformance.conftest import Http2Gateway
-from tests.support import http2_frames, proc
+from tests.support import http2_frames, proc, secrets
 from tests.support.answers import BLOCK, big_sha256, chunk
+from tests.support.channel import Channel
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_answers import JSON, answer, big, echo, head, raw, script, wait_until_over
 from tests.support.http2_frames import INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE
-from tests.support.http2_server import Http2Connection, Stream
+from tests.support.http2_server import H2, Http2Connection, Http2Server, Stream
 from tests.support.patience import LAST_RESORT_SECONDS, standstill
+from tests.support.pki import CA
+from tests.support.program import Program, kubeconfig
 from tests.support.uploads import Upload
 
 SIZE = 20_000_000
@@ -173,6 +179,57 @@ async def test_an_api_server_that_stalls_stops_the_upload(http2_gateway: Http2Ga
     await upload.task
     assert reading.found.hexdigest() == big_sha256(SIZE)
     assert len(http2_gateway.connections) == 1
+
+
+async def test_an_upload_that_waited_for_the_dial_stops_there_too(tmp_path: Path) -> None:
+    """What came during the dial is more than the windows take: nothing piles up behind it."""
+    shake = asyncio.Event()
+
+    async def hold(channel: Channel) -> None:
+        await shake.wait()
+
+    ca = CA()
+    reading = Reading()
+    tls = ca.server_context(alpn=H2)
+    async with Http2Server(reading, tls=tls, before_handshake=hold) as server:
+        path = kubeconfig(tmp_path, server, ca_pem=ca.pem, token=secrets.plant("token"))
+        async with (
+            Program(f"--unix-socket={tmp_path}/socket", kubeconfig=path) as program,
+            AsyncExitStack() as owned,
+        ):
+            client = await RawClient.connect(program.address)
+            owned.callback(client.reset)
+            program.send_signal(signal.SIGSTOP)  # so that it reads much at once
+            await client.send(request_bytes("POST", "/upload", CHUNKED))
+            upload = Sending(client)
+            await upload.stands_still()
+            program.send_signal(signal.SIGCONT)
+            await upload.stands_still()
+            shake.set()
+            await server.wait_for_streams(1)
+            assert await upload.stands_still() < HELD_BYTES
+            reading.may.set()
+            assert (await client.read_response("POST")).status == 201
+            await upload.task
+    assert reading.found.hexdigest() == big_sha256(SIZE)
+
+
+async def test_a_long_upload_leaves_windows_to_others(http2_gateway: Http2Gateway) -> None:
+    """Who always has more to send gets some of the window of all, and then it is somebody else's turn."""
+    http2_gateway.streams_for(Reading())
+    client, long = await http2_gateway.begin("POST", "/long", CHUNKED)
+    connection = long.connection
+    connection.h2.increment_flow_control_window(1 << 24, long.id)
+    await connection.flushed()
+    upload = Sending(client)
+    await upload.stands_still()
+    body = b"x" * 10_000
+    _, short = await http2_gateway.begin("POST", "/short", [("Content-Length", "10000")], body)
+    for _ in range(3):
+        await connection.open_window(len(body))
+        await connection.ping()
+    assert short.body.is_complete
+    upload.task.cancel()
 
 
 async def test_a_stalled_upload_whose_client_leaves(http2_gateway: Http2Gateway) -> None:

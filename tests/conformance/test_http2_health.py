@@ -89,6 +89,17 @@ async def test_the_first_request_after_a_rest_finds_out(http2_gateway: Http2Gate
     assert (await asked).json()["connection"] == 1
 
 
+async def test_the_first_request_after_a_rest_finds_out_beside_a_watch(http2_gateway: Http2Gateway) -> None:
+    """Nobody's laptop sleeps without a watch being open."""
+    connection = (await http2_gateway.watch()).stream.connection
+    http2_gateway.streams_for(echo())
+    await asyncio.sleep(0.3)  # the rest
+    assert (await http2_gateway.request()).status == 200
+    stream = http2_gateway.server.streams[-1]
+    await http2_gateway.server.wait_for(lambda: connection.seen(PING), "a PING")
+    assert connection.pinged_at[0] - stream.received_at < 0.5
+
+
 async def test_a_quiet_watch_lives_on(http2_gateway: Http2Gateway) -> None:
     """A namespace in which nothing happens is no dead connection: PING is answered, again and again."""
     running = await http2_gateway.watch()
@@ -180,6 +191,15 @@ async def test_zero_turns_it_off(server: tuple[Http2Server, Path]) -> None:
         await asyncio.sleep(PATIENCE_SECONDS + 0.5)
         assert (await ask(program)).json()["connection"] == 0
     assert not upstream.h2_connections[0].seen(PING)
+
+
+async def test_no_time_for_a_ping_is_the_usual_time(server: tuple[Http2Server, Path]) -> None:
+    """0 is 15 s in Go's http2.Transport: no connection is given up at once."""
+    upstream, path = server
+    async with Program(kubeconfig=path, env={**PROGRAM_ENV, "HTTP2_PING_TIMEOUT_SECONDS": "0"}) as program:
+        assert (await ask(program)).status == 200
+        await upstream.wait_for(lambda: upstream.h2_connections[0].seen(PING), "a PING")
+        assert (await ask(program)).json()["connection"] == 0
 
 
 async def test_a_variable_that_is_no_number_is_told(server: tuple[Http2Server, Path]) -> None:

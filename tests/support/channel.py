@@ -11,6 +11,7 @@ import contextlib
 import socket
 import ssl
 import struct
+from collections.abc import Callable
 
 READ_BYTES = 64 * 1024
 
@@ -44,8 +45,11 @@ class Channel:
         self.cut = False
         self.is_open = True
 
-    async def handshake(self) -> None:
-        """Run the TLS handshake, if any; raises ssl.SSLError or ConnectionError."""
+    async def handshake(self, first_words: Callable[[str | None], bytes] | None = None) -> None:
+        """Run the TLS handshake, if any; raises ssl.SSLError or ConnectionError.
+
+        `first_words` says what is sent together with the end of the handshake, given what ALPN chose.
+        """
         while self.tls is not None:
             try:
                 self.tls.do_handshake()
@@ -57,8 +61,15 @@ class Channel:
                 await self._flush()
                 raise
             else:
+                if first_words is not None and (words := first_words(self.tls.selected_alpn_protocol())):
+                    self.tls.write(words)
                 await self._flush()
                 return
+
+    async def peek(self) -> bytes:
+        """What the peer has sent first, before the handshake, which reads it again."""
+        self._incoming.write(data := await self._loop.sock_recv(self._socket, READ_BYTES))
+        return data
 
     async def recv(self, limit_bytes: int = READ_BYTES) -> bytes:
         """Return what is there (at least a byte), b"" at the end; raises ConnectionResetError on RST."""

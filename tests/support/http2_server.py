@@ -579,7 +579,8 @@ class Http2Server(ByteUpstream):
 
     `streams` are the requests over HTTP/2 of all connections in order, `h2_connections` those that speak it;
     `requests` and `connections` are those over HTTP/1.1, which `responder` and `routes` answer. `settings`
-    are what new connections are greeted with (not at all when `greets` is false).
+    are what new connections are greeted with (not at all when `greets` is false); `says_with_handshake` are
+    bytes before that, sent together with the end of the handshake.
     """
 
     def __init__(self, answers: Http2Responder | None = None, **options: Any) -> None:
@@ -592,6 +593,7 @@ class Http2Server(ByteUpstream):
         self.h2_connections: list[Http2Connection] = []
         self.settings: dict[int, int] = {int(key): value for key, value in DEFAULT_SETTINGS.items()}
         self.greets = True
+        self.says_with_handshake = b""
         self.holds: set[int] = set()
         self.refused = 0
         self.objections: list[str] = []
@@ -616,6 +618,12 @@ class Http2Server(ByteUpstream):
     def fail(self, error: BaseException) -> None:
         """Raise it at the end of the block."""
         self._errors.append(error)
+
+    async def _shake(self, channel: Channel) -> None:
+        await channel.handshake(self._first_words)
+
+    def _first_words(self, alpn: str | None) -> bytes:
+        return self.says_with_handshake if alpn == "h2" else b""
 
     async def _talk(self, channel: Channel) -> None:
         if channel.tls is None or channel.tls.selected_alpn_protocol() != "h2":

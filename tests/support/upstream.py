@@ -320,7 +320,7 @@ class ByteUpstream:
         try:
             if self._before_handshake is not None:
                 await self._before_handshake(channel)
-            await channel.handshake()
+            await self._shake(channel)
             await self._talk(channel)
         except (OSError, ssl.SSLError) as error:
             self.handshake_errors.append(repr(error))
@@ -330,6 +330,9 @@ class ByteUpstream:
             channel.close()
             self._channels.discard(channel)
             self.changed()
+
+    async def _shake(self, channel: Channel) -> None:
+        await channel.handshake()
 
     async def _talk(self, channel: Channel) -> None:
         """What goes on after the handshake, to the end of the connection."""

@@ -58,6 +58,9 @@ _MAX_KNOWN_HEADS, _MAX_KNOWN_BYTES = 64, 1024
 # Of one header block; the frames of a head of MAX_HEAD_BYTES may well be small, but not without end.
 _MAX_BLOCK_FRAMES = 1024
 
+# What is said before anything was done.
+_REFUSALS = (ErrorCode.REFUSED_STREAM, ErrorCode.HTTP_1_1_REQUIRED)
+
 # As in `upstream.connection`: all connections read into this one, and nothing stays in it between callbacks.
 _BUFFER = memoryview(bytearray(256 * 1024))
 
@@ -70,6 +73,9 @@ class Owner(Protocol):
 
     def forget(self, connection: Http2Connection) -> None:
         """It is closed."""
+
+    def require_http1(self) -> None:
+        """The API server does not want HTTP/2 for what it was asked."""
 
 
 class Http2Connection(asyncio.BufferedProtocol):
@@ -168,7 +174,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         stream.send_window_bytes = self._initial_window_bytes
         self._streams[stream_id] = stream
         self.write_block(stream_id, block, ends=ends)
-        if self._pledged == 1 and self._loop.time() - self._heard_at > self._rest_seconds:
+        if self._loop.time() - self._heard_at > self._rest_seconds:
             self._ping_after_rest()
 
     def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None:
@@ -237,6 +243,13 @@ class Http2Connection(asyncio.BufferedProtocol):
         _BUFFER[:kept] = self._rest
         return _BUFFER[kept:]
 
+    def data_received(self, data: bytes) -> None:
+        """What was read before this became the transport's protocol."""
+        for start in range(0, len(data), MAX_FRAME_BYTES):
+            piece = data[start : start + MAX_FRAME_BYTES]
+            self.get_buffer(0)[: len(piece)] = piece
+            self.buffer_updated(len(piece))
+
     def buffer_updated(self, nbytes: int) -> None:
         self._heard_at = self._loop.time()
         size = len(self._rest) + nbytes
@@ -263,6 +276,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         window_bytes = position = 0
         while size - position >= 9:
             high, low, kind, flags, stream_id = read_frame_head(view, position)
+            stream_id &= 0x7FFFFFFF
             length = high << 8 | low
             if length > MAX_FRAME_BYTES:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a frame is longer than was agreed")
@@ -275,7 +289,7 @@ class Http2Connection(asyncio.BufferedProtocol):
                 if pieces and stream is not None:
                     self._deliver(stream, pieces, window_bytes, ends=False)
                     pieces, stream = [], None
-                self._take_frame(kind, flags, stream_id & 0x7FFFFFFF, start, end, size)
+                self._take_frame(kind, flags, stream_id, start, end, size)
                 continue
             self._taken_bytes += length
             found = streams.get(stream_id)
@@ -324,13 +338,14 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._open_block is not None and (kind != CONTINUATION or stream_id != self._open_block[0]):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a header block is interrupted")
         if kind == HEADERS:
+            block_end = end
             if flags & PADDED:
-                start, end = _without_padding(start, end)
+                start, block_end = _without_padding(start, end)
             if flags & HAS_PRIORITY:
                 start += 5
-            if start > end:
+            if start > block_end:
                 raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a HEADERS frame is too short")
-            self._take_block(stream_id, flags, bytes(_BUFFER[start:end]), size, end)
+            self._take_block(stream_id, flags, bytes(_BUFFER[start:block_end]), size, end)
         elif kind == CONTINUATION:
             if self._open_block is None:
                 raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION continues nothing")
@@ -361,11 +376,13 @@ class Http2Connection(asyncio.BufferedProtocol):
             # What it means is nobody's business any more; what it does to the table is.
             self.decode(block)
             return
-        # Head and body of a small answer come together and leave in one write.
+        # Head and body of a small answer come together and leave in one write. DATA may hold nothing, though.
         is_alone = True
         if size - end >= 9:
-            high, low, kind, _, next_id = read_frame_head(_BUFFER, end)
-            is_alone = kind != DATA or next_id != stream_id or (high << 8 | low) > size - end - 9
+            high, low, kind, next_flags, next_id = read_frame_head(_BUFFER, end)
+            length = high << 8 | low
+            says_something = (length or next_flags & END_STREAM) and not next_flags & PADDED
+            is_alone = kind != DATA or next_id != stream_id or length > size - end - 9 or not says_something
         try:
             stream.on_block(self, block, ends=bool(flags & END_STREAM), is_alone=is_alone)
         except MalformedHeadError as error:
@@ -385,12 +402,15 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._check_is_over(stream_id)
             return
         code = read_number(payload)
+        is_unprocessed = code in _REFUSALS and not stream.has_begun
+        if is_unprocessed and code == ErrorCode.HTTP_1_1_REQUIRED:
+            self._owner.require_http1()
         self.drop(stream)
         # The API server has looked at it: this is no connection that ended while it was idle.
         stream.is_reused = False
         stream.fail(
             UpstreamUnreachable(f"the API server ended the request ({error_name(code)})"),
-            is_unprocessed=code == ErrorCode.REFUSED_STREAM,
+            is_unprocessed=is_unprocessed,
         )
 
     def _take_settings(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -444,6 +464,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a GOAWAY frame is too short")
         last_id = read_number(payload) & 0x7FFFFFFF
         code = read_number(payload[4:])
+        if code == ErrorCode.HTTP_1_1_REQUIRED:
+            self._owner.require_http1()
         self._is_ending = True
         for stream in [each for each in self._streams.values() if each.id > last_id]:
             self.drop(stream)
@@ -479,7 +501,11 @@ class Http2Connection(asyncio.BufferedProtocol):
     def _pump(self) -> None:
         self._has_more_room = False
         for stream in [each for each in self._streams.values() if each.is_sending]:
+            room_bytes = self.send_window_bytes
             stream.pump()
+            if self.send_window_bytes < room_bytes and stream.id in self._streams:
+                # It is served last the next time, so that no long upload takes all that there is.
+                self._streams[stream.id] = self._streams.pop(stream.id)
 
     # -- writing --
 
@@ -499,7 +525,8 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def _ping_after_rest(self) -> None:
         """Ask for a sign of life with the first request after a while: a laptop may have slept meanwhile."""
-        if self._pinged_at is None and self._checkup is not None:
+        is_asked = self._pinged_at is not None and self._heard_at < self._pinged_at
+        if self._checkup is not None and not is_asked:
             self._checkup.cancel()
             self._ping(self._loop.time())
 

@@ -31,9 +31,6 @@ class Connection(Protocol):
     send_window_bytes: int
     is_write_paused: bool
 
-    @property
-    def is_usable(self) -> bool: ...
-
     def begin(self, stream: Http2Stream, block: bytes, *, ends: bool) -> None:
         """Give the stream its number and window, and send its head."""
 
@@ -99,10 +96,6 @@ class Http2Stream:
 
     # -- called by the owner of the request --
 
-    @property
-    def is_usable(self) -> bool:
-        return self._connection.is_usable
-
     def send(self, receiver: Receiver, request: Outgoing, body: bytes, trailers: list[Field] | None) -> None:
         connection = self._connection
         self._receiver = receiver
@@ -149,6 +142,11 @@ class Http2Stream:
     @property
     def is_sending(self) -> bool:
         return not self._is_local_done
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether something of the answer came, be it an interim one."""
+        return self._body is not None or self._interims > 0
 
     def pump(self) -> None:
         """Send of the body what the windows allow; tell the receiver when too much must wait."""
