@@ -21,6 +21,7 @@ from tests.support.api_server import ApiServer, Kubeconfig, Stream, exec_user, r
 from tests.support.client import RawClient
 from tests.support.exec_plugin import Plugin
 from tests.support.notice import hung_up
+from tests.support.pair_files import PairFiles
 from tests.support.patience import until
 from tests.support.pki import CA
 from tests.support.program import Program
@@ -61,6 +62,7 @@ class World:
         self.servers = {
             name: ApiServer(name, self.authorities[name][0], client_ca=self.client_ca) for name in "ab"
         }
+        self.pair = PairFiles(directory, "client")
         self.plugin = Plugin(directory / "plugin")
         self.config = Kubeconfig(directory / "config")
         self.program = Program(kubeconfig=self.config.path)
@@ -78,27 +80,20 @@ class World:
         self.new_token()
         for name, server in self.servers.items():
             self._write_authorities(name)
-            user = (
-                {"client_certificate": self._path("client.crt"), "client_key": self._path("client.key")}
-                if name == "a"
-                else {"exec": exec_user(self.plugin)}
-            )
-            self.config.add(server, {"certificate-authority": self._path(f"{name}.crt")}, **user)
+            user = self.pair.user if name == "a" else {"exec": exec_user(self.plugin)}
+            self.config.add(server, {"certificate-authority": str(self._authorities(name))}, **user)
         self.config.write()
 
-    def _path(self, name: str) -> str:
-        return str(self.directory / name)
+    def _authorities(self, name: str) -> Path:
+        return self.directory / f"{name}.crt"
 
     def _write_authorities(self, name: str) -> None:
-        pem = b"".join(ca.pem for ca in self.authorities[name])
-        replace_file(self.directory / f"{name}.crt", pem)
+        replace_file(self._authorities(name), b"".join(ca.pem for ca in self.authorities[name]))
 
     # -- the steps --
 
     def new_certificate(self) -> None:
-        certificate, key = self.client_ca.issue(f"alice-{random.randrange(1000)}", client=True)
-        replace_file(self.directory / "client.crt", certificate)
-        replace_file(self.directory / "client.key", key)
+        self.pair.write(*self.client_ca.issue(f"alice-{random.randrange(1000)}", client=True))
 
     def new_token(self) -> None:
         """The API server takes no other from now on: requests under way with the old one get 401."""

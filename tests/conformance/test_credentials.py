@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import ssl
@@ -23,6 +22,7 @@ from kproxy.tls import client_context
 from tests.support.clock import Clock
 from tests.support.exec_plugin import V1, Plugin, timestamp
 from tests.support.oidc_issuer import OidcIssuer, jwt
+from tests.support.pair_files import PairFiles
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.secrets import plant
@@ -41,13 +41,7 @@ class Login:
         self.path = path
         self.clock = issuer.clock = Clock()
         self.sources: list[CredentialSource] = []
-        self.config = {
-            "idp-issuer-url": issuer.url,
-            "client-id": issuer.client_id,
-            "client-secret": issuer.client_secret,
-            "refresh-token": issuer.refresh_token,
-            "idp-certificate-authority-data": base64.b64encode(issuer.ca.pem).decode(),
-        }
+        self.config = issuer.provider_config
 
     def write(self, **changes: str | None) -> None:
         """Write the kubeconfig; `id_token=...` sets `id-token`, None takes it out."""
@@ -525,20 +519,15 @@ class Greeter:
 async def test_renewed_certificate_files_make_another_identity(tmp_path: Path) -> None:
     """The new certificate works at once; the old object does as well, for streams that still hold it."""
     ca, clock = CA(), Clock()
-    certificate, key = tmp_path / "crt", tmp_path / "key"
-
-    def write(name: str) -> None:
-        for path, content in zip((certificate, key), ca.issue(name, client=True), strict=True):
-            path.write_bytes(content)
-
-    write("alice")
-    user = User(name="u", client_certificate=certificate, client_key=key)
+    pair = PairFiles(tmp_path, "client")
+    pair.write(*ca.issue("alice", client=True))
+    user = User(name="u", client_certificate=pair.certificate, client_key=pair.key)
     context = ResolvedContext(name="x", cluster=Cluster(name="c", server="https://h"), user=user)
     source = open_source(context, clock=clock, monotonic=clock)
     async with Greeter(ca) as server:
         old = await source.get()
         assert await server.name_of(old) == "alice"
-        write("bob")
+        pair.write(*ca.issue("bob", client=True))
         clock.pass_seconds(1)
         assert await server.name_of(await source.get()) == "bob"
         assert await server.name_of(old) == "alice"

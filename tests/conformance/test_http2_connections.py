@@ -22,7 +22,7 @@ from tests.support import http2_frames, secrets
 from tests.support.answers import BLOCK, Step, chunk, tunnel
 from tests.support.answers import echo as http1_echo
 from tests.support.api_server import Stream as WatchingClient
-from tests.support.api_server import ask, exec_user, replace_file
+from tests.support.api_server import ask, exec_user
 from tests.support.channel import Channel
 from tests.support.client import RawClient, request_bytes
 from tests.support.exec_plugin import Plugin
@@ -40,6 +40,7 @@ from tests.support.http2_answers import (
 )
 from tests.support.http2_frames import MAX_CONCURRENT_STREAMS, REFUSED_STREAM
 from tests.support.http2_server import H2, Http2Server, Stream
+from tests.support.pair_files import PairFiles
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import Program, kubeconfig
@@ -644,22 +645,15 @@ async def test_a_401_renews_the_credential(cluster: Cluster) -> None:
 
 async def test_a_renewed_client_certificate_gets_a_new_connection(cluster: Cluster) -> None:
     """Streams keep the old one, which is closed after the last of them."""
-    certificate, key = cluster.directory / "client.crt", cluster.directory / "client.key"
-
-    def identify(name: str) -> None:
-        pair = cluster.ca.issue(name, client=True)
-        replace_file(certificate, pair[0])
-        replace_file(key, pair[1])
-
-    identify("alice")
-    user = {"client-certificate": str(certificate), "client-key": str(key)}
-    path = cluster.kubeconfig(None, **user)
+    pair = PairFiles(cluster.directory, "client")
+    pair.write(*cluster.ca.issue("alice", client=True))
+    path = cluster.kubeconfig(None, **pair.user)
     events: asyncio.Queue[bytes | None] = asyncio.Queue()
     cluster.server.paths["/api/v1/pods"] = watch(events)
     async with Program(kubeconfig=path) as program, WatchingClient(program) as watching:
         old = cluster.server.h2_connections[0]
         assert (await ask(program)).json()["cn"] == "alice"
-        identify("bob")
+        pair.write(*cluster.ca.issue("bob", client=True))
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await ask(program)).json()["cn"] != "bob":
                 await asyncio.sleep(0.02)
@@ -722,16 +716,9 @@ async def test_a_refused_request_of_an_old_kubeconfig_is_sent_once_more(cluster:
 
 async def test_rotate_close_cuts_streams_alone(cluster: Cluster) -> None:
     """The streams of the old certificate are cut; a request that will end gets its answer."""
-    certificate, key = cluster.directory / "client.crt", cluster.directory / "client.key"
-
-    def identify(name: str) -> None:
-        pair = cluster.ca.issue(name, client=True)
-        replace_file(certificate, pair[0])
-        replace_file(key, pair[1])
-
-    identify("alice")
-    user = {"client-certificate": str(certificate), "client-key": str(key)}
-    path = cluster.kubeconfig(None, **user)
+    pair = PairFiles(cluster.directory, "client")
+    pair.write(*cluster.ca.issue("alice", client=True))
+    path = cluster.kubeconfig(None, **pair.user)
     go = asyncio.Event()
     events: asyncio.Queue[bytes | None] = asyncio.Queue()
     cluster.server.paths["/api/v1/pods"] = watch(events)
@@ -739,7 +726,7 @@ async def test_rotate_close_cuts_streams_alone(cluster: Cluster) -> None:
     async with Program("--rotate-close", kubeconfig=path) as program, WatchingClient(program) as watching:
         slow = asyncio.create_task(ask(program, "/slow"))
         await cluster.server.wait_for_streams(2)
-        identify("bob")
+        pair.write(*cluster.ca.issue("bob", client=True))
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await ask(program)).json()["cn"] != "bob":
                 await asyncio.sleep(0.02)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import os
 import signal
 from collections.abc import AsyncIterator
@@ -258,9 +257,7 @@ async def test_a_clients_own_authorization_is_left_alone(rotating: Rotating, pro
 
 async def test_a_static_token_is_not_tried_twice(server: ApiServer, tmp_path: Path) -> None:
     """There is nothing to renew."""
-    config = Kubeconfig(tmp_path / "config")
-    config.add(server, token=plant("static"))
-    config.write()
+    config = Kubeconfig.of(tmp_path / "config", server)
     server.accepts = set()
     async with Program(kubeconfig=config.path) as program:
         assert (await ask(program)).status == 401
@@ -355,15 +352,7 @@ async def test_a_token_file_is_read_when_it_changes(server: ApiServer, tmp_path:
 
 
 def oidc_user(issuer: OidcIssuer, **fields: str) -> dict[str, Any]:
-    config = {
-        "idp-issuer-url": issuer.url,
-        "client-id": issuer.client_id,
-        "client-secret": issuer.client_secret,
-        "refresh-token": issuer.refresh_token,
-        "idp-certificate-authority-data": base64.b64encode(issuer.ca.pem).decode(),
-        **fields,
-    }
-    return {"auth-provider": {"name": "oidc", "config": config}}
+    return {"auth-provider": {"name": "oidc", "config": {**issuer.provider_config, **fields}}}
 
 
 async def test_an_oidc_token_is_refreshed_after_a_401(server: ApiServer, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import pytest
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, seen_by
 from tests.support.exec_plugin import Plugin, timestamp
 from tests.support.notice import RELOAD_FAILED, noticed
+from tests.support.pair_files import PairFiles
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import Program
@@ -29,24 +30,15 @@ class Files:
     def __init__(self, server: ApiServer, directory: Path) -> None:
         self.server = server
         self.authority = directory / "ca.crt"
-        self.certificate = directory / "client.crt"
-        self.key = directory / "client.key"
+        self.pair = PairFiles(directory, "client")
         self.authority.write_bytes(server.ca.pem)
         self.identify("alice")
         self.config = Kubeconfig(directory / "config")
-        self.config.add(
-            server,
-            {"certificate-authority": str(self.authority)},
-            client_certificate=str(self.certificate),
-            client_key=str(self.key),
-        )
+        self.config.add(server, {"certificate-authority": str(self.authority)}, **self.pair.user)
         self.config.write()
 
     def identify(self, name: str) -> None:
-        certificate, key = self.server.ca.issue(name, client=True)
-        # In this order, as most tools write them: for a moment they do not match.
-        replace_file(self.certificate, certificate)
-        replace_file(self.key, key)
+        self.pair.write(*self.server.ca.issue(name, client=True))
 
 
 @pytest.fixture
@@ -111,7 +103,7 @@ async def test_half_a_pair_leaves_the_old_one(files: Files) -> None:
     async with Program(kubeconfig=files.config.path) as program:
         await seen_as(program, "alice")
         certificate, key = files.server.ca.issue("bob", client=True)
-        replace_file(files.certificate, certificate)
+        replace_file(files.pair.certificate, certificate)
         told = "credential.reload_failed"
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             while not program.log_events(told):
@@ -119,9 +111,9 @@ async def test_half_a_pair_leaves_the_old_one(files: Files) -> None:
                 await asyncio.sleep(0.02)
         (line,) = program.log_events(told)
         assert "does not match" in line["error"]
-        assert str(files.key) in line["error"]
+        assert str(files.pair.key) in line["error"]
         assert await fresh_identity(program, files.server) == "alice"
-        replace_file(files.key, key)
+        replace_file(files.pair.key, key)
         await seen_as(program, "bob")
         assert len(program.log_events(told)) == 1
 
@@ -137,8 +129,8 @@ async def test_files_that_vanish_leave_the_old_pair(files: Files) -> None:
     """A tool that removes before it writes takes nobody's access away."""
     async with Program(kubeconfig=files.config.path) as program:
         await seen_as(program, "alice")
-        files.certificate.unlink()
-        files.key.unlink()
+        files.pair.certificate.unlink()
+        files.pair.key.unlink()
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             while not program.log_events("credential.reload_failed"):
                 await seen_by(program)

@@ -157,19 +157,13 @@ async def test_tokens_of_two_seconds(tmp_path: Path) -> None:
         OidcIssuer("id", plant("client-secret"), plant("refresh-token")) as issuer,
     ):
         issuer.life_seconds = LIFE_SECONDS
-        provider = {
-            "idp-issuer-url": issuer.url,
-            "client-id": issuer.client_id,
-            "client-secret": issuer.client_secret,
-            "refresh-token": issuer.refresh_token,
-            "idp-certificate-authority-data": base64.b64encode(issuer.ca.pem).decode(),
-        }
+        provider = {"name": "oidc", "config": issuer.provider_config}
         exec_server.accepts = Unexpired()
         oidc_server.accepts = expiring = UnexpiredJwt()
         (static, _), (with_plugin, _), (with_issuer, program) = await asyncio.gather(
             soak(static_server, directories[0], token=plant("static")),
             soak(exec_server, directories[1], exec=exec_user(plugin)),
-            soak(oidc_server, directories[2], **{"auth-provider": {"name": "oidc", "config": provider}}),
+            soak(oidc_server, directories[2], auth_provider=provider),
         )
         print(f"soak {SOAK_SECONDS:g} s, {REQUESTS_PER_SECOND} requests/s each, at the same time")
         print(f"static token: {static}")

@@ -11,7 +11,6 @@ import stat
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from kproxy.listeners.servertls import Certificates
 from kproxy.listening import ListenerConfig
 from tests.support.answers import Step, big, big_sha256, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes
+from tests.support.pair_files import PairFiles
 from tests.support.patience import LAST_RESORT_SECONDS, until
 from tests.support.pki import CA
 from tests.support.program import Program, ended
@@ -35,22 +35,18 @@ NAMES = ("localhost", "127.0.0.1", "::1")
 DAY = 86_400.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Pair:
-    """Files of a certificate and its key, by an authority that the tests' clients trust."""
+class Pair(PairFiles):
+    """Of an authority that the tests' clients trust."""
 
-    ca: CA
-    certificate: Path
-    key: Path
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, "tls")
+        self.ca = CA("listeners")
+        self.renew()
 
     def renew(self) -> bytes:
         """Put another pair in its place; returns the certificate in DER."""
-        certificate, key = self.ca.issue("localhost", NAMES)
-        for path, content in ((self.key, key), (self.certificate, certificate)):
-            draft = path.with_suffix(".new")
-            draft.write_bytes(content)
-            draft.replace(path)
-        return ssl.PEM_cert_to_DER_cert(certificate.decode())
+        self.write(*self.ca.issue("localhost", NAMES))
+        return self.der
 
     @property
     def flags(self) -> tuple[str, str]:
@@ -58,15 +54,12 @@ class Pair:
 
     @property
     def fingerprint(self) -> str:
-        der = ssl.PEM_cert_to_DER_cert(self.certificate.read_text())
-        return "SHA256 " + hashlib.sha256(der).digest().hex(":").upper()
+        return "SHA256 " + hashlib.sha256(self.der).digest().hex(":").upper()
 
 
 @pytest.fixture
 def pair(tmp_path: Path) -> Pair:
-    pair = Pair(ca=CA("listeners"), certificate=tmp_path / "tls.crt", key=tmp_path / "tls.key")
-    pair.renew()
-    return pair
+    return Pair(tmp_path)
 
 
 @pytest.fixture
@@ -311,7 +304,7 @@ async def test_another_kind_of_key_is_taken_up_alone(program: Program, pair: Pai
         check=True, capture_output=True,
     )  # fmt: skip
     await program.output("certificate.reloaded")
-    wanted = ssl.PEM_cert_to_DER_cert(pair.certificate.read_text())
+    wanted = pair.der
     for ciphers in ("ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-RSA-AES128-GCM-SHA256"):
         context = old_client(ssl.TLSVersion.TLSv1_2)
         context.set_ciphers(ciphers)
@@ -333,7 +326,7 @@ async def test_half_a_pair_is_not_taken(program: Program, pair: Pair) -> None:
     assert await shown_by(program, pair.ca) == before
     pair.key.write_bytes(key)
     await program.output("certificate.reloaded")
-    assert await shown_by(program, pair.ca) == ssl.PEM_cert_to_DER_cert(certificate.decode())
+    assert await shown_by(program, pair.ca) == pair.der
     assert program.log_events("certificate.reload_failed") == [failed]
     assert "the key is not that of the certificate" in failed["error"]
     assert failed["level"] == "error"

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.exec_plugin import V1, Plugin
+from tests.support.api_server import exec_user
+from tests.support.exec_plugin import Plugin
 from tests.support.instances import get
 from tests.support.program import Process, Program, kubeconfig
 
@@ -263,8 +264,7 @@ def test_exec_plugins_get_neither_sockets_nor_variables(
     plugin.issues({"token": "t"})
     told = tmp_path / "told"
     (plugin.directory / "behaviour").write_text(f"env > {told}; ls -l /proc/self/fd >> {told}\n")
-    user = {"exec": {"apiVersion": V1, "command": str(plugin.path), "interactiveMode": "Never"}}
-    path = kubeconfig(tmp_path, "https://127.0.0.1:1", user=user)
+    path = kubeconfig(tmp_path, "https://127.0.0.1:1", user={"exec": exec_user(plugin)})
     env = {"NOTIFY_SOCKET": manager.address, "WATCHDOG_USEC": "60000000", "LISTEN_FDNAMES": "a:b"}
     with Activated(sockets, kubeconfig=path, env=env) as program:
         assert get(f"127.0.0.1:{sockets[0].getsockname()[1]}", "/version")[0] == 502

@@ -49,6 +49,17 @@ class OidcIssuer:
         self.gate: asyncio.Event | None = None
         self._runner: web.ServerRunner | None = None
 
+    @property
+    def provider_config(self) -> dict[str, str]:
+        """What a kubeconfig's auth-provider has of it, without an id-token."""
+        return {
+            "idp-issuer-url": self.url,
+            "client-id": self.client_id,
+            "client-secret": self.client_secret,
+            "refresh-token": self.refresh_token,
+            "idp-certificate-authority-data": base64.b64encode(self.ca.pem).decode(),
+        }
+
     async def __aenter__(self) -> OidcIssuer:
         self._runner = web.ServerRunner(web.Server(self._handle), shutdown_timeout=1)
         await self._runner.setup()
