@@ -38,12 +38,12 @@ class Credential:
     def content(self) -> Content:
         return self.authorization, self.certificate.certificate_pem if self.certificate is not None else None
 
-    def is_ending(self, now: float) -> bool:
-        """Whether less than a tenth of its life is left at `now` (seconds since the epoch)."""
-        if self.expires_at is None:
-            return False
-        issued_at = self.issued_at if self.issued_at is not None else now
-        return now >= self.expires_at - 0.1 * (self.expires_at - issued_at)
+    @property
+    def ending_at(self) -> float | None:
+        """From when on less than a tenth of its life is left (seconds since the epoch)."""
+        if self.expires_at is None or self.issued_at is None:
+            return self.expires_at
+        return self.expires_at - 0.1 * (self.expires_at - self.issued_at)
 
 
 class CredentialSource(Protocol):

@@ -6,6 +6,7 @@ import base64
 import binascii
 import datetime
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -123,7 +124,8 @@ def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(value)
+        # Python reads NaN and Infinity in JSON, too.
+        return float(value) if math.isfinite(value) else None
     except OverflowError:
         return None
 

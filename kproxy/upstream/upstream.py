@@ -6,6 +6,7 @@ import asyncio
 import ssl
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Protocol
 
 import structlog
@@ -88,6 +89,7 @@ class Upstream:
         self._is_tls = address.scheme == "https"
         self._credential: Credential | None = None
         self._warned_of: Credential | None = None
+        self._warning: asyncio.TimerHandle | None = None
         self._credential_block = b""
         self._offers_http2 = offers_http2
         # What the API server chose last; None before the first connection.
@@ -190,6 +192,7 @@ class Upstream:
                 self._adopt(credential)
             except ConfigError as error:
                 raise CredentialError(str(error)) from error
+            self.warn_if_ending()
         return self._credential_block
 
     def idle_carrier(self) -> Carrier | None:
@@ -215,7 +218,6 @@ class Upstream:
         Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout.
         Requests that come together share the first connection, if it turns out to be HTTP/2.
         """
-        self.warn_if_ending()
         while self._speaks_http2 is not False and self._pool.shares:
             if self._opening is None:
                 self._opening = self._loop.create_task(self._open_for_all())
@@ -258,7 +260,6 @@ class Upstream:
 
         HTTP/2 has no upgrades, and its windows let an upload go on by some 64 KB at a time.
         """
-        self.warn_if_ending()
         connection = await self._dial(offers_http2=False)
         if isinstance(connection, Http2Connection):
             connection.retire()
@@ -332,9 +333,17 @@ class Upstream:
         return bool(self._running)
 
     def warn_if_ending(self) -> None:
-        """Tell once of a credential that has less than a tenth of its life left and was not renewed."""
+        """Tell once of a credential that has less than a tenth of its life left and was not renewed.
+
+        Now or, of one that no plugin or issuer renews with the next request, when it has come to that: one
+        connection may serve for days.
+        """
+        self._stop_warning()
         credential = self._credential
-        if credential is not None and credential is not self._warned_of and credential.is_ending(time.time()):
+        if credential is None or credential.ending_at is None or credential is self._warned_of:
+            return
+        left_seconds = credential.ending_at - time.time()
+        if left_seconds <= 0:
             self._warned_of = credential
             _log.warning(
                 "credential.ending",
@@ -342,6 +351,21 @@ class Upstream:
                 credential=credential.kind,
                 expires_at=format_timestamp(credential.expires_at),
             )
+        elif not credential.kind.startswith(("exec", "oidc")):
+            self._warning = self._loop.call_later(left_seconds, self._look_at_end)
+
+    def _look_at_end(self) -> None:
+        # What is in a file may have been renewed, and nobody has asked for it yet.
+        credential = self._source.current()
+        with suppress(CredentialError):
+            if credential is not None:
+                self.credential_block(credential)
+        self.warn_if_ending()
+
+    def _stop_warning(self) -> None:
+        if self._warning is not None:
+            self._warning.cancel()
+            self._warning = None
 
     def enter(self, request: Running) -> None:
         """A request begins that may use this upstream until it leaves."""
@@ -356,6 +380,7 @@ class Upstream:
 
     def retire(self, on_retired: Callable[[Upstream], None]) -> None:
         """Take no new requests; close when the last one has ended, and say so."""
+        self._stop_warning()
         self._on_retired = on_retired
         self._pool.retire()
         self._close_if_unused()
@@ -375,6 +400,7 @@ class Upstream:
             await self._retirement
 
     async def _end(self) -> None:
+        self._stop_warning()
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])

@@ -268,6 +268,7 @@ class Upstreams:
                 fresh = self._open(source)
                 self._retire(seat)
                 seat.upstream = fresh
+                fresh.warn_if_ending()
                 is_changed = True
         except ConfigError as error:
             self._note_failure(seat, error)

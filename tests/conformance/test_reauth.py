@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -332,6 +333,38 @@ async def test_a_token_file_is_read_again_after_a_401(server: ApiServer, tmp_pat
         server.accepts = {f"Bearer {new}"}
         assert (await ask(program)).status == 200
         assert server.tokens() == [f"Bearer {old}", f"Bearer {old}", f"Bearer {new}"]
+
+
+async def test_a_token_that_comes_to_its_end_is_told_of(server: ApiServer, tmp_path: Path) -> None:
+    """By itself, in its last tenth and once: its connection may serve for days, and nothing renews it."""
+    now = time.time()
+    path = tmp_path / "token"
+    path.write_text(jwt(iat=now - 27, exp=now + 6))
+    config = Kubeconfig(tmp_path / "config")
+    config.add(server, tokenFile=str(path))
+    config.write()
+    async with Program(kubeconfig=config.path) as program:
+        assert (await ask(program)).status == 200
+        line = await program.event("credential.ending")
+        assert time.time() >= now + 6 - 3.3
+        assert (line["level"], line["context"], line["credential"]) == ("warning", "c", "tokenFile")
+        assert (await ask(program)).status == 200
+        assert len(server.connections) == len(program.log_events("credential.ending")) == 1
+
+
+async def test_a_token_that_was_renewed_in_time_is_not_told_of(server: ApiServer, tmp_path: Path) -> None:
+    """Though nobody has asked for anything since."""
+    now = time.time()
+    path = tmp_path / "token"
+    path.write_text(jwt(iat=now - 27, exp=now + 6))
+    config = Kubeconfig(tmp_path / "config")
+    config.add(server, tokenFile=str(path))
+    config.write()
+    async with Program(kubeconfig=config.path) as program:
+        path.write_text(jwt(iat=now, exp=now + 3600))
+        await program.event("credential.reloaded")
+        assert (await ask(program)).status == 200
+        assert not program.log_events("credential.ending")
 
 
 async def test_a_token_file_is_read_when_it_changes(server: ApiServer, tmp_path: Path) -> None:
