@@ -110,7 +110,7 @@ def parse_place(text: str) -> ListenerConfig:
     if found := re.fullmatch(r"fd:([0-9]{1,6})", text):
         return ListenerConfig(fd=_FD.parse(found[1]))
     host, colon, port = text.rpartition(":")
-    if colon and _is_host(host):
+    if colon and host not in ("unix", "fd") and _is_host(host):
         return ListenerConfig(address=host.strip("[]"), port=PORT.parse(port))
     raise _PLACE.unusable(text)
 

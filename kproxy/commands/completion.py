@@ -143,6 +143,13 @@ def _bash() -> Iterator[str]:
     yield "    esac"
     yield "}"
     yield ""
+    yield "_kproxy_names() {"
+    yield "    # Quoted: whoever wrote the kubeconfig is not to write what this shell runs."
+    yield "    local name"
+    yield f'    "$program" {NAMES_COMMAND} "$1" "${{typed[@]}}" |'
+    yield "        while IFS= read -r name; do printf '%q\\n' \"$name\"; done"
+    yield "}"
+    yield ""
     yield "_kproxy_values() {"
     yield '    case "$1" in'
     for entry in _all_entries():
@@ -150,7 +157,7 @@ def _bash() -> Iterator[str]:
         if entry.words:
             yield f"        {pattern}) printf '%s\\n' {' '.join(entry.words)} ;;"
         elif entry.names:
-            yield f'        {pattern}) "$program" {NAMES_COMMAND} {entry.names} "${{typed[@]}}" ;;'
+            yield f"        {pattern}) _kproxy_names {entry.names} ;;"
         elif entry.is_folder:
             yield f'        {pattern}) compgen -d -- "$2" ;;'
         elif entry.is_file:

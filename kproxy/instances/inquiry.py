@@ -47,13 +47,9 @@ def look(name: str, folder: InstanceFolder) -> Standing:
     """How the instance is, as far as it can be told."""
     record, is_running = folder.read(name), folder.is_locked(name)
     answer = None
-    if is_running and record is not None and record.state == SERVING and record.host == socket.gethostname():
-        answer = _ask(record)
+    if is_running and record is not None and record.state == SERVING and not _is_elsewhere(record):
+        answer = ask(record.urls, record.folder, "/-/status")
     return Standing(name=name, is_running=is_running, record=record, answer=answer)
-
-
-def _ask(record: Record) -> Mapping[str, Any] | None:
-    return ask(record.urls, record.folder, "/-/status")
 
 
 def ask(urls: Iterable[str], folder: str, path: str) -> Mapping[str, Any] | None:
@@ -101,12 +97,11 @@ def _connect(url: str, folder: str) -> socket.socket:
             connected.close()
             raise
         return connected
-    # Imported here: as in _ask.
+    # Imported here: as in ask.
     from urllib.parse import urlsplit
 
     parts = urlsplit(url)
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(parts.hostname or "", parts.hostname)
-    connected = socket.create_connection((host, parts.port), ASK_SECONDS)
+    connected = socket.create_connection((parts.hostname, parts.port), ASK_SECONDS)
     if parts.scheme == "https":
         import ssl
 

@@ -14,6 +14,8 @@ import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import and_
 from pathlib import Path
 
 from kproxy.config import OPTIONS, Config
@@ -79,8 +81,7 @@ def describe(
         folder=folder,
         stop_seconds=round(ending_seconds) + MANAGER_MARGIN_SECONDS,
         sockets=tuple(_sockets(config)) if with_socket else (),
-        # systemd has one mode for all sockets of a unit: the narrowest.
-        socket_mode=min((each.mode or 0o700 for each in config.listener_configs()), default=0o700),
+        socket_mode=_socket_mode(config),
     )
 
 
@@ -120,6 +121,11 @@ def left_out(environ: Mapping[str, str]) -> list[str]:
 
 def _sockets(config: Config) -> Iterator[str]:
     for listener in config.listener_configs():
+        if listener.owner:
+            raise ConfigError(
+                f"{listener.label}: systemd gives a user's sockets to nobody else; leave out the owner, "
+                "or --socket"
+            )
         if listener.unix_socket is not None:
             yield os.path.abspath(listener.unix_socket)
         elif listener.fd is not None:
@@ -133,6 +139,12 @@ def _sockets(config: Config) -> Iterator[str]:
                 hosts.append("::1")
             for each in hosts:
                 yield f"{_ip(each)}:{listener.port}"
+
+
+def _socket_mode(config: Config) -> int:
+    """systemd has one mode for all sockets of a unit: what all of them allow."""
+    unix = [each for each in config.listener_configs() if each.unix_socket is not None]
+    return reduce(and_, (0o700 if each.mode is None else each.mode for each in unix)) if unix else 0o700
 
 
 def _ip(host: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 from tests.support.program import ROOT
 from tests.support.terminal import Terminal
 
-NAMES = ["dev", "kubernetes-admin@kubernetes", "arn:aws:eks:eu-1:7:cluster/prod", "with blank"]
+NAMES = ["dev", "kubernetes-admin@kubernetes", "arn:aws:eks:eu-1:7:cluster/prod", "with blank", "odd $(id);"]
 
 
 def needs(shell: str) -> pytest.MarkDecorator:
@@ -94,6 +94,9 @@ TYPED = [
     ("kproxy --contexts dev,kub\t", "<--contexts><dev,kubernetes-admin@kubernetes>"),
     ("kproxy --kubeconfig=other --context \t", "<--kubeconfig=other><--context><elsewhere>"),
     ("kproxy --kubeconfig ot\t --context=els\t", "<--kubeconfig><other><--context=elsewhere>"),
+    ("kproxy --context=od\t", "<--context=odd $(id);>"),
+    ("kproxy --context od\t", "<--context><odd $(id);>"),
+    ("kproxy --contexts dev,od\t", "<--contexts><dev,odd $(id);>"),
     ("kproxy --user=\t", "<--user=me>"),
     ("kproxy --log-format=j\t", "<--log-format=json>"),
     ("kproxy -p 80 vers\t --js\t", "<-p><80><version><--json>"),

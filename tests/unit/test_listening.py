@@ -265,10 +265,11 @@ def test_a_list_is_expected(tmp_path: Path) -> None:
     )
 
 
-def test_a_flag_with_a_problem_says_what_it_takes() -> None:
+@pytest.mark.parametrize("text", ["8001", "unix:", "fd:x"])
+def test_a_flag_with_a_problem_says_what_it_takes(text: str) -> None:
     """Under the name that people typed."""
-    assert read(flags(listeners=["8001"]), {}).problems == (
-        "listeners: expected ADDRESS:PORT, [IPv6]:PORT, unix:PATH or fd:N, got '8001' (--listen)",
+    assert read(flags(listeners=[text]), {}).problems == (
+        f"listeners: expected ADDRESS:PORT, [IPv6]:PORT, unix:PATH or fd:N, got '{text}' (--listen)",
     )
 
 

@@ -115,10 +115,34 @@ def test_a_socket_unit_listens_where_kproxy_would() -> None:
     assert parsed(socket)["Install"]["WantedBy"] == "sockets.target"
 
 
-@pytest.mark.parametrize("flags", [["--port=0"], ["--address=example.org"], ["--listen=fd:3"]])
+@pytest.mark.parametrize(
+    ("listeners", "mode"),
+    [
+        ("[{unix_socket: /a, mode: '0660'}, {unix_socket: /b}]", "0600"),
+        ("[{unix_socket: /a, mode: '0660'}, {unix_socket: /b, mode: '0606'}]", "0600"),
+        ("[{unix_socket: /a, mode: '0666'}, {port: 1}]", "0666"),
+    ],
+)
+def test_no_socket_of_a_unit_is_wider_than_asked(listeners: str, mode: str, tmp_path: Path) -> None:
+    """systemd has one mode for all; a port has none."""
+    settings = tmp_path / "config.yaml"
+    settings.write_text(f"listeners: {listeners}\n")
+    _, unit = systemd(f"--config={settings}", with_socket=True).values()
+    assert f"\nSocketMode={mode}\n" in unit
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--port=0"],
+        ["--address=example.org"],
+        ["--listen=fd:3"],
+        ["--unix-socket=/a", "--unix-socket-owner=:staff"],
+    ],
+)
 def test_what_systemd_cannot_listen_on_is_an_error(flags: list[str]) -> None:
     """Before a unit is written that fails."""
-    with pytest.raises(ConfigError, match="socket unit"):
+    with pytest.raises(ConfigError, match=r"socket unit|leave out the owner"):
         service(*flags, with_socket=True)
 
 
