@@ -380,11 +380,13 @@ class _LibraryHandler(logging.Handler):
 
 HIDDEN = "[hidden]"
 _SECRET_KEY = re.compile(r"authorization|token|passw|secret|cookie|client.?key|private", re.IGNORECASE)
+# In linear time: any web page can ask for a path, which is looked through. So nothing may begin anew within
+# what it has run over.
 _SECRET_VALUE = re.compile(
     r"""(?P<scheme>\b(?:bearer|basic|negotiate)\s+)[\w.~+/=-]{4,}
-      | (?P<field>["']?[\w-]*(?:token|passw|secret)[\w-]*["']?(?:=|["']:\s*)["']?)[^\s"'&,;}]+
+      | (?P<field>(?:token|passw|secret)[\w-]{0,64}["']?(?:=|["']:\s*)["']?)[^\s"'&,;}]+
       | (?P<userinfo>://)[^/\s@"']+(?=@)
-      | \beyJ[\w-]{6,}\.[\w.-]+                                              # a JSON web token
+      | (?<![\w-])eyJ[\w-]{6,}\.[\w.-]+                                       # a JSON web token
       | -----BEGIN[A-Z ]*PRIVATE\ KEY-----.*?(?:-----END[A-Z ]*-----|\Z)
     """,
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
