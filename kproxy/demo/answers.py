@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import io
-from collections.abc import Awaitable
+from collections.abc import AsyncGenerator, Awaitable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -63,6 +64,17 @@ async def write(call: Call, body: bytes, *, content_type: str | None = None, cod
         return web.Response(body=body, status=code, headers=headers)
     response = web.Response(body=io.BytesIO(body), status=code, headers=headers)
     response.enable_chunked_encoding()
+    return response
+
+
+async def stream(call: Call, content_type: str, pieces: AsyncGenerator[bytes, None]) -> web.StreamResponse:
+    """Send the head at once, and each piece as it comes."""
+    response = web.StreamResponse(headers={**call.headers, "Content-Type": content_type})
+    await response.prepare(call.request)
+    async with contextlib.aclosing(pieces):
+        async for piece in pieces:
+            await response.write(piece)
+    await response.write_eof()
     return response
 
 

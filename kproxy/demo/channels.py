@@ -17,13 +17,13 @@ from aiohttp import WSMsgType, web
 from kproxy.demo.answers import until_left
 from kproxy.demo.commands import COMMANDS
 from kproxy.demo.container import Container
-from kproxy.demo.kinds import PODS, Json
-from kproxy.demo.logs import Log, container_of, not_running, started_at
+from kproxy.demo.kinds import Json
+from kproxy.demo.logs import Log, container_of, started_at
 from kproxy.demo.paging import is_true
 from kproxy.demo.selectors import field_at
 from kproxy.demo.shell import NoSuchCommand, Screen, Shell, Streams, Write
 from kproxy.demo.status import bad_request, not_implemented
-from kproxy.demo.store import Store, Stored, encode
+from kproxy.demo.store import Stored, encode
 from kproxy.demo.terminal import Input, Terminal
 
 PROTOCOLS = ("v5.channel.k8s.io", "v4.channel.k8s.io")
@@ -36,45 +36,27 @@ _CLOSE_SECONDS = 2.0
 _START_SECONDS = 0.1
 
 
-class Machines:
-    """The containers in which somebody has run a command: their files last as long as their pod."""
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._containers: dict[tuple[str, str], Container] = {}
-
-    def container(self, pod: Stored, name: str) -> Container:
-        alive = {each.value["metadata"]["uid"] for each in self._store.objects(PODS.resource)}
-        self._containers = {key: each for key, each in self._containers.items() if key[0] in alive}
-        key = (pod.value["metadata"]["uid"], name)
-        if key not in self._containers:
-            self._containers[key] = Container(pod.value, name)
-        return self._containers[key]
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Remote:
     """What a request for exec or attach asks for."""
 
     container: str
-    command: tuple[str, ...]
     stdin: bool
     stdout: bool
     stderr: bool
     tty: bool
 
 
-def parse_remote(pod: Stored, query: Mapping[str, str], command: list[str], *, attach: bool) -> Remote:
+def parse_remote(pod: Stored, query: Mapping[str, str]) -> Remote:
     """Raises ApiError 400 for what cannot be run there."""
-    container = container_of(pod.value, query.get("container", ""), "a container name")
+    container = container_of(pod.value, query.get("container", ""))
     if started_at(pod.value, container) is None:
-        raise not_running(pod.value)
+        phase = field_at(pod.value, "status.phase")
+        raise bad_request(f"pod {pod.key[1]} has no host assigned or does not run (its phase is {phase})")
     wanted = {name: is_true(query.get(name)) for name in ("stdin", "stdout", "stderr", "tty")}
     if not any((wanted["stdin"], wanted["stdout"], wanted["stderr"])):
         raise bad_request("you must specify at least one of stdin, stdout, stderr")
-    if not attach and not command:
-        raise bad_request("you must specify at least one command for the container")
-    return Remote(container=container, command=tuple(command), **wanted)
+    return Remote(container=container, **wanted)
 
 
 def check_upgrade(request: web.BaseRequest, what: str) -> None:
@@ -94,7 +76,8 @@ def check_upgrade(request: web.BaseRequest, what: str) -> None:
 class Session:
     """One exec or attach from its upgrade to its end."""
 
-    def __init__(self, remote: Remote, headers: Mapping[str, str]) -> None:
+    def __init__(self, request: web.BaseRequest, remote: Remote, headers: Mapping[str, str]) -> None:
+        self._request = request
         self._remote = remote
         self._socket = web.WebSocketResponse(
             protocols=PROTOCOLS, max_msg_size=_MESSAGE_BYTES, compress=False, timeout=_CLOSE_SECONDS
@@ -106,62 +89,50 @@ class Session:
         self.exit_code: int | None = None
         """Of the command, once it has ended by itself."""
 
-    async def exec(self, request: web.BaseRequest, container: Container) -> web.WebSocketResponse:
+    async def run(self, container: Container, command: list[str]) -> web.WebSocketResponse:
         shell = Shell(container, COMMANDS, self._screen)
         streams = Streams(self._stdin, self._writer(_STDOUT), self._writer(_STDERR))
         if self._remote.tty:
-            self._terminal = Terminal(self._stdin, self._writer(_STDOUT), shell.interrupt)
-        return await self._serve(request, lambda: self._run(shell, streams))
+            self._terminal = Terminal(self._stdin, streams.out, shell.interrupt)
 
-    async def attach(self, request: web.BaseRequest, log: Log) -> web.WebSocketResponse:
+        async def work() -> Json:
+            try:
+                self.exit_code = await shell.start(command, streams)
+            except NoSuchCommand:
+                return _not_found(command[0])
+            return _ended(command, self.exit_code)
+
+        return await self._serve(work)
+
+    async def show(self, log: Log) -> web.WebSocketResponse:
         """What a container that only writes shows from now on."""
-        return await self._serve(request, lambda: self._show(log))
+        write = self._writer(_STDOUT)
 
-    async def _serve(
-        self, request: web.BaseRequest, work: Callable[[], Awaitable[Json]]
-    ) -> web.WebSocketResponse:
-        await self._socket.prepare(request)
-        status = await until_left(self._receive(), self._after_start(work))
+        async def work() -> Json:
+            async with contextlib.aclosing(log.pieces()) as pieces:
+                async for piece in pieces:
+                    await write(piece)
+            return _ended([], 0)
+
+        return await self._serve(work)
+
+    async def _serve(self, work: Callable[[], Awaitable[Json]]) -> web.WebSocketResponse:
+        async def begin() -> Json:
+            await asyncio.sleep(_START_SECONDS)
+            # The real server says "connected" by an empty message on the lowest channel it writes to.
+            lowest = _STDOUT if self._remote.stdout else _STDERR if self._remote.stderr else _ERROR
+            await self._send(lowest, b"")
+            return await work()
+
+        await self._socket.prepare(self._request)
+        status = await until_left(self._receive(), begin())
         if status is not None:
-            await self._socket.send_bytes(bytes((_ERROR,)) + encode(status))
+            await self._send(_ERROR, encode(status))
         await self._socket.close()
         return self._socket
 
-    async def _after_start(self, work: Callable[[], Awaitable[Json]]) -> Json:
-        await asyncio.sleep(_START_SECONDS)
-        # The real server says "connected" by an empty message on the lowest channel it writes to.
-        lowest = _STDOUT if self._remote.stdout else _STDERR if self._remote.stderr else _ERROR
-        await self._socket.send_bytes(bytes((lowest,)))
-        return await work()
-
-    async def _run(self, shell: Shell, streams: Streams) -> Json:
-        command = list(self._remote.command)
-        try:
-            code = await shell.start(command, streams)
-        except NoSuchCommand:
-            return _failure(
-                "InternalError",
-                "Internal error occurred: error executing command in container: exec: "
-                f'"{command[0]}": executable file not found in $PATH (this is the toy shell of kproxy demo)',
-                {"causes": [{"message": f'exec: "{command[0]}": executable file not found in $PATH'}]},
-                500,
-            )
-        self.exit_code = code
-        if code == 0:
-            return {"metadata": {}, "status": "Success"}
-        message = (
-            "command terminated with non-zero exit code: error executing command "
-            f"[{' '.join(command)}], exit code {code}"
-        )
-        details = {"causes": [{"reason": "ExitCode", "message": str(code)}]}
-        return _failure("NonZeroExitCode", message, details)
-
-    async def _show(self, log: Log) -> Json:
-        write = self._writer(_STDOUT)
-        async with contextlib.aclosing(log.pieces()) as pieces:
-            async for piece in pieces:
-                await write(piece)
-        return {"metadata": {}, "status": "Success"}
+    async def _send(self, channel: int, data: bytes) -> None:
+        await self._socket.send_bytes(bytes((channel,)) + data)
 
     def _writer(self, channel: int) -> Write:
         # A terminal has one output, and its lines end as a typewriter's.
@@ -169,37 +140,22 @@ class Session:
         wanted = self._remote.stdout if channel == _STDOUT else self._remote.stderr
 
         async def write(data: bytes) -> None:
-            if not wanted:
-                return
             if self._remote.tty:
                 data = data.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-            for start in range(0, len(data), _PIECE_BYTES):
-                await self._socket.send_bytes(bytes((channel,)) + data[start : start + _PIECE_BYTES])
+            for start in range(0, len(data) if wanted else 0, _PIECE_BYTES):
+                await self._send(channel, data[start : start + _PIECE_BYTES])
 
         return write
 
     async def _receive(self) -> None:
         async for message in self._socket:
-            if message.type is WSMsgType.BINARY:
-                await self._received(message.data)
-            elif message.type is WSMsgType.TEXT:
-                await self._received(message.data.encode())
-
-    async def _received(self, data: bytes) -> None:
-        channel, content = data[:1], data[1:]
-        if channel == bytes((_STDIN,)) and self._remote.stdin:
-            if self._terminal is not None:
-                await self._terminal.feed(content)
-            else:
-                await self._stdin.feed(content)
-        elif channel == bytes((_RESIZE,)):
-            self._resize(content)
-        elif (
-            channel == bytes((_CLOSE,))
-            and content == bytes((_STDIN,))
-            and self._socket.ws_protocol == PROTOCOLS[0]
-        ):
-            await self._stdin.end()
+            data = message.data.encode() if message.type is WSMsgType.TEXT else message.data
+            if data[:1] == bytes((_STDIN,)) and self._remote.stdin:
+                await (self._terminal or self._stdin).feed(data[1:])
+            elif data[:1] == bytes((_RESIZE,)):
+                self._resize(data[1:])
+            elif data == bytes((_CLOSE, _STDIN)) and self._socket.ws_protocol == PROTOCOLS[0]:
+                await self._stdin.end()
 
     def _resize(self, content: bytes) -> None:
         with contextlib.suppress(ValueError, AttributeError, TypeError):
@@ -207,20 +163,34 @@ class Session:
             self._screen.columns, self._screen.rows = int(size.get("Width", 0)), int(size.get("Height", 0))
 
 
-def attached_command(pod: Stored, container: str) -> tuple[str, ...]:
+def attached_command(pod: Stored, container: str) -> list[str]:
     """What one types into by attaching, as after `kubectl run -it`; empty for what only writes a log."""
-    for each in field_at(pod.value, "spec.containers") or ():
-        if each["name"] == container and each.get("stdin"):
-            return (*each.get("command", ()), *each.get("args", ())) or ("sh",)
-    return ()
+    spec = next(each for each in pod.value["spec"]["containers"] if each["name"] == container)
+    if not spec.get("stdin"):
+        return []
+    return [*spec.get("command", ()), *spec.get("args", ())] or ["sh"]
 
 
-def _failure(reason: str, message: str, details: Json, code: int | None = None) -> Json:
-    status: Json = {
-        "metadata": {},
-        "status": "Failure",
-        "message": message,
-        "reason": reason,
-        "details": details,
-    }
-    return {**status, "code": code} if code else status
+def _ended(command: list[str], code: int) -> Json:
+    if code == 0:
+        return {"metadata": {}, "status": "Success"}
+    message = (
+        "command terminated with non-zero exit code: error executing command "
+        f"[{' '.join(command)}], exit code {code}"
+    )
+    return _failure("NonZeroExitCode", message, {"reason": "ExitCode", "message": str(code)})
+
+
+def _not_found(name: str) -> Json:
+    text = f'exec: "{name}": executable file not found in $PATH'
+    message = (
+        f"Internal error occurred: error executing command in container: {text} "
+        "(this is the toy shell of kproxy demo)"
+    )
+    return {**_failure("InternalError", message, {"message": text}), "code": 500}
+
+
+def _failure(reason: str, message: str, cause: Json) -> Json:
+    details = {"causes": [cause]}
+    status = {"metadata": {}, "status": "Failure"}
+    return {**status, "message": message, "reason": reason, "details": details}

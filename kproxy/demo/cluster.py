@@ -31,6 +31,7 @@ from kproxy.errors import ConfigError
 CONTEXT_NAME = "kproxy-demo"
 USER_NAME = "kproxy-demo-admin"
 GROUP_NAME = "kproxy-demo:admins"
+_HOST = "127.0.0.1"
 _HEADER_BYTES = 64 * 1024
 # Open watches and commands are cut after this; whoever stops the demo wants it gone.
 _SHUTDOWN_SECONDS = 0.2
@@ -55,7 +56,6 @@ class DemoCluster:
     def __init__(
         self,
         *,
-        host: str = "127.0.0.1",
         port: int = 0,
         life: bool = True,
         life_seconds: float = 2.5,
@@ -64,7 +64,6 @@ class DemoCluster:
         bookmark_seconds: float = 10.0,
         history: int = 1000,
     ) -> None:
-        self._host = host
         self._port = port
         self._store = Store(history=history)
         self._api = Api(self._store, bookmark_seconds=bookmark_seconds, log_seconds=log_seconds)
@@ -95,9 +94,7 @@ class DemoCluster:
 
     async def _listen(self, stack: contextlib.AsyncExitStack, folder: Path) -> None:
         authority = Authority("kproxy-demo-ca")
-        server = authority.issue_server(
-            (self._host, "localhost", "127.0.0.1", "::1", "kubernetes.default.svc")
-        )
+        server = authority.issue_server(("localhost", _HOST, "kubernetes.default.svc"))
         self.client = authority.issue_client(USER_NAME, (GROUP_NAME,))
         self.ca_pem = authority.certificate_pem
         runner = web.ServerRunner(
@@ -114,15 +111,13 @@ class DemoCluster:
         stack.push_async_callback(runner.cleanup)
         context = _server_context(server, self.ca_pem, folder)
         try:
-            await web.TCPSite(runner, self._host, self._port, ssl_context=context).start()
+            await web.TCPSite(runner, _HOST, self._port, ssl_context=context).start()
         except OSError as error:
             raise ConfigError(
-                f"the demo cluster cannot listen on {self._host}:{self._port}: {error.strerror or error}; "
+                f"the demo cluster cannot listen on {_HOST}:{self._port}: {error.strerror or error}; "
                 "choose another port, or 0 for a free one"
             ) from None
-        port = runner.addresses[0][1]
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self.url = f"https://{shown}:{port}"
+        self.url = f"https://{_HOST}:{runner.addresses[0][1]}"
         self.kubeconfig = _kubeconfig(self.url, self.ca_pem, self.client)
         self.kubeconfig_path = folder / "kubeconfig"
         _write_private(self.kubeconfig_path, self.kubeconfig.encode())

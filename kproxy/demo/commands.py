@@ -14,7 +14,6 @@ from kproxy.demo import clock
 from kproxy.demo.shell import Call, Command, Exit
 
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "a": "\a", "e": "\x1b"}
-_ENDLESS = {"/dev/zero": b"\0" * 32 * 1024}
 
 
 def _line(text: Callable[[Call], str]) -> Command:
@@ -51,18 +50,16 @@ async def _cat(call: Call) -> int:
 
 
 async def _head(call: Call) -> int:
-    """`-n 3`, `-n3` or `-3` lines, `-c 100` bytes."""
-    words, by_bytes, left = list(call.arguments), False, 10
-    if words and (option := re.fullmatch(r"-(?=.)([nc]?)(\d*)", words[0])):
+    """`-n 3`, `-n3` or `-3` lines."""
+    words, left = list(call.arguments), 10
+    if words and (option := re.fullmatch(r"-n?(\d*)", words[0])):
         words.pop(0)
-        by_bytes = option[1] == "c"
-        count = option[2] or (words.pop(0) if words else "")
+        count = option[1] or (words.pop(0) if words else "")
         left = int(count) if count.isdecimal() else left
     async for piece in _content(call, words):
         lines = piece.splitlines(keepends=True)
-        part = piece[:left] if by_bytes else b"".join(lines[:left])
-        left -= len(part) if by_bytes else len(lines)
-        await call.streams.out(part)
+        await call.streams.out(b"".join(lines[:left]))
+        left -= len(lines)
         if left <= 0:
             break
     return 0
@@ -248,16 +245,11 @@ def _unpack(call: Call, directory: str, packed: bytes) -> None:
 async def _content(call: Call, words: list[str]) -> AsyncIterator[bytes]:
     """The files one after the other; standard input for `-` or for none."""
     for word in words or ["-"]:
-        path = call.path(word)
         if word == "-":
             while piece := await call.streams.stdin.read():
                 yield piece
-        elif path in _ENDLESS:
-            while True:
-                yield _ENDLESS[path]
-                await asyncio.sleep(0)
         else:
-            yield call.shell.container.files.read(path)
+            yield call.shell.container.files.read(call.path(word))
 
 
 COMMANDS: dict[str, Command] = {

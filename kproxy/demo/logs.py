@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import zlib
@@ -12,7 +13,7 @@ from kproxy.demo import clock
 from kproxy.demo.kinds import PODS, Json
 from kproxy.demo.paging import is_true, parse_count
 from kproxy.demo.selectors import field_at
-from kproxy.demo.status import ApiError, bad_request
+from kproxy.demo.status import bad_request
 from kproxy.demo.store import Store, Stored
 
 # As if older lines had been rotated away.
@@ -27,7 +28,7 @@ class Log:
         self._store = store
         self._pod = pod
         self._every = every_seconds
-        self._container = container_of(pod.value, query.get("container", ""), "a container name")
+        self._container = container_of(pod.value, query.get("container", ""))
         if is_true(query.get("previous")):
             raise bad_request(
                 f'previous terminated container "{self._container}" in pod "{pod.key[1]}" not found'
@@ -41,27 +42,17 @@ class Log:
         self._follows = is_true(query.get("follow"))
         self._timestamps = is_true(query.get("timestamps"))
         self._tail = parse_count(query, "tailLines") if "tailLines" in query else None
-        self._limit = parse_count(query, "limitBytes")
+        self._limit = parse_count(query, "limitBytes") or None
         self._since = self._parse_since(query)
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The lines so far at once, then, if followed, each as it comes until the pod is gone."""
-        left = self._limit
-        async for piece in self._unlimited():
-            if self._limit:
-                piece = piece[:left]
-                left -= len(piece)
-            yield piece
-            if self._limit and not left:
-                return
-
-    async def _unlimited(self) -> AsyncGenerator[bytes, None]:
-        count = self._count(clock.now())
+        count = max(0, int((clock.now() - self._started) / self._every) + 1)
         first = max(0, count - _KEPT_LINES)
         numbers = [number for number in range(first, count) if self._at(number) >= self._since]
         if self._tail is not None:
             numbers = numbers[max(0, len(numbers) - self._tail) :]
-        yield b"".join(map(self._line, numbers))
+        yield b"".join(map(self._line, numbers))[: self._limit]
         while self._follows and await self._waits_for(count):
             yield self._line(count)
             count += 1
@@ -80,9 +71,6 @@ class Log:
                     await changed.wait()
             except TimeoutError:
                 return True
-
-    def _count(self, now: float) -> int:
-        return max(0, int((now - self._started) / self._every) + 1)
 
     def _at(self, number: int) -> float:
         return self._started + number * self._every
@@ -106,29 +94,22 @@ class Log:
             raise bad_request(f"invalid sinceTime {json.dumps(query['sinceTime'])}") from None
 
 
-def container_of(pod: Json, asked: str, what: str) -> str:
+def container_of(pod: Json, asked: str) -> str:
     """The container that is meant; one must be named where there are several."""
-    names = [container["name"] for container in pod["spec"]["containers"]]
+    names = [str(container["name"]) for container in pod["spec"]["containers"]]
     name = pod["metadata"]["name"]
     if asked and asked not in names:
         raise bad_request(f"container {asked} is not valid for pod {name}")
     if not asked and len(names) > 1:
-        raise bad_request(f"{what} must be specified for pod {name}, choose one of: [{' '.join(names)}]")
-    return asked or str(names[0])
+        shown = f"choose one of: [{' '.join(names)}]"
+        raise bad_request(f"a container name must be specified for pod {name}, {shown}")
+    return asked or names[0]
 
 
 def started_at(pod: Json, container: str) -> float | None:
     """When the container started, in epoch seconds; None while it does not run."""
     for status in field_at(pod, "status.containerStatuses") or ():
-        text = field_at(status, "state.running.startedAt")
-        if status.get("name") == container and isinstance(text, str):
-            try:
-                return clock.parse_time(text)
-            except ValueError:
-                return None
+        if status.get("name") == container:
+            with contextlib.suppress(TypeError, ValueError):
+                return clock.parse_time(field_at(status, "state.running.startedAt"))
     return None
-
-
-def not_running(pod: Json) -> ApiError:
-    name, phase = pod["metadata"]["name"], field_at(pod, "status.phase")
-    return bad_request(f"pod {name} does not have a host assigned or does not run (its phase is {phase})")

@@ -117,27 +117,22 @@ def _merge_key(name: str, items: list[Any]) -> str | None:
 def _operate(document: Any, operation: Json) -> Any:
     try:
         kind, path = operation["op"], _pointer(operation["path"])
-        source = _pointer(operation["from"]) if kind in ("move", "copy") else []
+        source = _pointer(operation["from"]) if kind in ("move", "copy") else path
         value = operation["value"] if kind in ("add", "replace", "test") else None
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, AttributeError) as error:
         raise PatchError(f"operation {operation.get('op')!r} lacks {error}") from None
-    if kind == "add":
-        return _add(document, path, copy.deepcopy(value))
-    if kind == "remove":
-        return _remove(document, path)
-    if kind == "replace":
-        _look_up(document, path)
-        return _add(_remove(document, path), path, copy.deepcopy(value)) if path else value
-    if kind == "move":
-        moved = _look_up(document, source)
-        return _add(_remove(document, source), path, moved)
-    if kind == "copy":
-        return _add(document, path, copy.deepcopy(_look_up(document, source)))
-    if kind == "test":
-        if _look_up(document, path) != value:
+    if kind not in ("add", "remove", "replace", "move", "copy", "test"):
+        raise PatchError(f"unknown operation {kind!r}")
+    if kind != "add":
+        found = _look_up(document, source)
+        if kind == "test" and found != value:
             raise PatchMismatch(f"test of {operation['path']} failed")
-        return document
-    raise PatchError(f"unknown operation {kind!r}")
+        value = found if kind in ("move", "copy") else value
+    if kind in ("remove", "replace", "move"):
+        document = _remove(document, source)
+    if kind in ("add", "replace", "move", "copy"):
+        document = _add(document, path, copy.deepcopy(value))
+    return document
 
 
 def _pointer(text: str) -> list[str]:
@@ -174,9 +169,9 @@ def _add(document: Any, path: list[str], value: Any) -> Any:
 
 
 def _remove(document: Any, path: list[str]) -> Any:
+    """Without what is at the path, where something is."""
     if not path:
         return None
-    _look_up(document, path)
     parent, last = _look_up(document, path[:-1]), path[-1]
     del parent[int(last) if isinstance(parent, list) else last]
     return document

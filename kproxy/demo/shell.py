@@ -9,18 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from kproxy.demo.container import Container, FileError
-from kproxy.demo.shell_syntax import (
-    For,
-    Pipeline,
-    Redirect,
-    Sequence,
-    ShellSyntaxError,
-    Simple,
-    While,
-    assignment,
-    expand,
-    parse,
-)
+from kproxy.demo.shell_syntax import Pipeline, ShellSyntaxError, Simple, assignment, expand, parse
 from kproxy.demo.terminal import Input
 
 Write = Callable[[bytes], Awaitable[None]]
@@ -178,19 +167,15 @@ class Shell:
     async def _script(self, text: str, streams: Streams) -> int:
         """Raises Exit."""
         try:
-            sequence = parse(text)
+            steps = parse(text)
         except ShellSyntaxError as error:
-            await streams.err(f"sh: {error}\n".encode())
+            await streams.err(f"sh: syntax error: {error}\n".encode())
             return 2
-        return await self._sequence(sequence, streams)
-
-    async def _sequence(self, sequence: Sequence, streams: Streams) -> int:
         code = int(self.variables.get("?", "0"))
-        for connector, pipeline in sequence:
-            if (connector == "&&" and code) or (connector == "||" and not code):
-                continue
-            code = await self._pipeline(pipeline, streams)
-            self.variables["?"] = str(code)
+        for connector, pipeline in steps:
+            if not ((connector == "&&" and code) or (connector == "||" and not code)):
+                code = await self._pipeline(pipeline, streams)
+                self.variables["?"] = str(code)
         return code
 
     async def _pipeline(self, pipeline: Pipeline, streams: Streams) -> int:
@@ -204,24 +189,9 @@ class Shell:
                     raise FileError(errno.EFBIG, "pipe")
                 kept.extend(data)
 
-            await self._part(part, Streams(stdin, keep, streams.err))
+            await self._simple(part, Streams(stdin, keep, streams.err))
             stdin = await _filled(bytes(kept))
-        return await self._part(pipeline[-1], Streams(stdin, streams.out, streams.err))
-
-    async def _part(self, part: Simple | For | While, streams: Streams) -> int:
-        code = 0
-        if isinstance(part, For):
-            for word in part.words:
-                self.variables[part.variable] = expand(word, self.variables)
-                code = await self._sequence(part.body, streams)
-            return code
-        if isinstance(part, While):
-            while await self._sequence(part.condition, streams) == 0:
-                code = await self._sequence(part.body, streams)
-                # A loop of commands that never wait must not hold up the process.
-                await asyncio.sleep(0)
-            return code
-        return await self._simple(part, streams)
+        return await self._simple(pipeline[-1], Streams(stdin, streams.out, streams.err))
 
     async def _simple(self, simple: Simple, streams: Streams) -> int:
         words = list(simple.words)
@@ -229,8 +199,8 @@ class Shell:
             self.variables[found[0]] = expand(found[1], self.variables)
             words.pop(0)
         try:
-            for redirect in simple.redirects:
-                streams = await self._redirected(redirect, streams)
+            for operator, word in simple.redirects:
+                streams = await self._redirected(operator, word, streams)
         except FileError as error:
             await streams.err(f"sh: {error}\n".encode())
             return 1
@@ -238,12 +208,11 @@ class Shell:
             return 0
         return await self._run([expand(word, self.variables) for word in words], streams)
 
-    async def _redirected(self, redirect: Redirect, streams: Streams) -> Streams:
-        operator = redirect.operator
-        if redirect.target is None:
+    async def _redirected(self, operator: str, word: str | None, streams: Streams) -> Streams:
+        if word is None:
             write = streams.err if operator.endswith("2") else streams.out
         else:
-            path = self.container.path(self.directory, expand(redirect.target, self.variables))
+            path = self.container.path(self.directory, expand(word, self.variables))
             if operator == "<":
                 return dataclasses.replace(streams, stdin=await _filled(self.container.files.read(path)))
             if not operator.endswith(">>"):

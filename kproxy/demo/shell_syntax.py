@@ -1,4 +1,4 @@
-"""The grammar of the toy shell: words, quotes, variables, `;` `&&` `||` `|`, redirections, `for`, `while`.
+"""The grammar of the toy shell: words, quotes, variables, `;` `&&` `||` `|` and redirections.
 
 Words stay as they are written; `expand` looks up their variables when the command runs.
 """
@@ -6,67 +6,68 @@ Words stay as they are written; `expand` looks up their variables when the comma
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 
 _TOKEN = re.compile(
     r"""
     (?P<skip>[ \t]+|\\\n|\#[^\n]*)
-  | (?P<operator>[12]?>&[12]|[12]?>>|[12]?>|<|&&|\|\||[;|&\n])
+  | (?P<redirect>[12]?>&[12]|[12]?>>|[12]?>|<)
+  | (?P<operator>&&|\|\||[;|&\n])
   | (?P<word>(?:'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^\s;|&<>'"\\])+)
     """,
     re.VERBOSE | re.DOTALL,
 )
-_OPERATOR = re.compile(r"[12]?>.*|[<;|&\n].*", re.DOTALL)
 _PIECE = re.compile(r"""'[^']*'|"(?:[^"\\]|\\.)*"|\\.|[^'"\\]+""", re.DOTALL)
 _VARIABLE = re.compile(r"\$(\?|\$|[A-Za-z_]\w*|\{[A-Za-z_]\w*\})")
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
-_SEPARATORS = (";", "\n")
-_UNKNOWN_WORDS = ("if", "case", "until", "function", "{", "(", "select", "do", "done", "then", "fi")
+_UNKNOWN_WORDS = ("if", "for", "while", "until", "case", "function", "select", "{", "(")
 
 
 class ShellSyntaxError(Exception):
     """The text is not what this shell understands."""
 
 
-@dataclass(frozen=True, slots=True)
-class Redirect:
-    operator: str
-    target: str | None
-    """The word of a file; None for another stream, as in `2>&1`."""
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Simple:
-    words: tuple[str, ...]
-    redirects: tuple[Redirect, ...]
+    """One command: its words, and its redirections, each with the word of a file or, as in `2>&1`, None."""
+
+    words: list[str] = field(default_factory=list)
+    redirects: list[tuple[str, str | None]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class For:
-    variable: str
-    words: tuple[str, ...]
-    body: Sequence
+Pipeline = list[Simple]
 
 
-@dataclass(frozen=True, slots=True)
-class While:
-    condition: Sequence
-    body: Sequence
+def parse(text: str) -> list[tuple[str, Pipeline]]:
+    """Pipelines, each with what must have come before it: `;` anything, `&&` success, `||` failure.
 
-
-Pipeline = tuple[Simple | For | While, ...]
-Sequence = tuple[tuple[str, Pipeline], ...]
-"""Pipelines, each with what must have come before it: `;` anything, `&&` success, `||` failure."""
-
-
-def parse(text: str) -> Sequence:
-    """Raises ShellSyntaxError."""
-    parser = _Parser(_tokens(text))
-    sequence = parser.sequence(end=None)
-    if parser.next is not None:
-        raise ShellSyntaxError(f"syntax error: unexpected {parser.next!r}")
-    return sequence
+    Raises ShellSyntaxError.
+    """
+    steps: list[tuple[str, Pipeline]] = []
+    connector, pipeline, simple = ";", list[Simple](), Simple()
+    tokens = _tokens(text)
+    for kind, token in tokens:
+        if kind == "word":
+            if not simple.words and token in _UNKNOWN_WORDS:
+                raise ShellSyntaxError(f"this toy shell has no {token!r}")
+            simple.words.append(token)
+        elif kind == "redirect":
+            target = None if "&" in token else next(tokens, ("", ""))
+            if target is not None and target[0] != "word":
+                raise ShellSyntaxError("expected a file name")
+            simple.redirects.append((token, target[1] if target else None))
+        elif token == "&":  # noqa: S105 -- a token of the grammar
+            raise ShellSyntaxError("this toy shell runs nothing in the background")
+        elif simple.words or simple.redirects:
+            pipeline.append(simple)
+            simple = Simple()
+            if token != "|":  # noqa: S105 -- a token of the grammar
+                steps.append((connector, pipeline))
+                connector, pipeline = token, []
+        elif pipeline or connector in ("&&", "||") or token not in (";", "\n"):
+            raise ShellSyntaxError(f"unexpected {token!r}")
+    return steps
 
 
 def expand(word: str, variables: Mapping[str, str]) -> str:
@@ -80,102 +81,17 @@ def assignment(word: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
-class _Parser:
-    def __init__(self, tokens: list[str]) -> None:
-        self._tokens = tokens
-        self._place = 0
-
-    @property
-    def next(self) -> str | None:
-        return self._tokens[self._place] if self._place < len(self._tokens) else None
-
-    @property
-    def _next_word(self) -> str | None:
-        return None if self.next is None or _OPERATOR.fullmatch(self.next) else self.next
-
-    def sequence(self, *, end: str | None) -> Sequence:
-        steps: list[tuple[str, Pipeline]] = []
-        connector = ";"
-        while self.next is not None and self.next != end:
-            if self._take(*_SEPARATORS):
-                continue
-            steps.append((connector, self._pipeline()))
-            connector = self._take("&&", "||") or ";"
-        return tuple(steps)
-
-    def _take(self, *tokens: str) -> str | None:
-        """The next token if it is one of these."""
-        token = self.next
-        if token not in tokens:
-            return None
-        self._place += 1
-        return token
-
-    def _word(self, what: str, *only: str) -> str:
-        word = self._next_word
-        if word is None or (only and word not in only):
-            raise ShellSyntaxError(f"syntax error: expected {what}")
-        self._place += 1
-        return word
-
-    def _pipeline(self) -> Pipeline:
-        parts = [self._command()]
-        while self._take("|"):
-            parts.append(self._command())
-        return tuple(parts)
-
-    def _command(self) -> Simple | For | While:
-        if self._take("for"):
-            variable = self._word("a name after 'for'")
-            self._word("'in'", "in")
-            words = []
-            while word := self._next_word:
-                words.append(word)
-                self._place += 1
-            while self._take(*_SEPARATORS):
-                pass
-            return For(variable, tuple(words), self._body())
-        if self._take("while"):
-            return While(self.sequence(end="do"), self._body())
-        if self.next in _UNKNOWN_WORDS:
-            raise ShellSyntaxError(f"syntax error: this toy shell has no {self.next!r}")
-        return self._simple()
-
-    def _body(self) -> Sequence:
-        self._word("'do'", "do")
-        body = self.sequence(end="done")
-        self._word("'done'", "done")
-        return body
-
-    def _simple(self) -> Simple:
-        words, redirects = [], []
-        while (part := self.next) is not None:
-            if part == self._next_word:
-                words.append(part)
-                self._place += 1
-            elif ">" in part or part == "<":
-                self._place += 1
-                redirects.append(Redirect(part, None if "&" in part else self._word("a file name")))
-            elif part == "&":
-                raise ShellSyntaxError("syntax error: this toy shell runs nothing in the background")
-            else:
-                break
-        if not words and not redirects:
-            raise ShellSyntaxError(f"syntax error: unexpected {self.next or 'end of input'!r}")
-        return Simple(tuple(words), tuple(redirects))
-
-
-def _tokens(text: str) -> list[str]:
-    tokens = []
+def _tokens(text: str) -> Iterator[tuple[str, str]]:
+    """Kind and text of each token; a line break ends the last command."""
     place = 0
     while place < len(text):
         found = _TOKEN.match(text, place)
         if not found:
-            raise ShellSyntaxError("syntax error: unterminated quoted string")
+            raise ShellSyntaxError("unterminated quoted string")
         place = found.end()
-        if found.lastgroup != "skip":
-            tokens.append(found[0])
-    return tokens
+        if found.lastgroup and found.lastgroup != "skip":
+            yield found.lastgroup, found[0]
+    yield "operator", "\n"
 
 
 def _expanded(piece: str, variables: Mapping[str, str]) -> str:

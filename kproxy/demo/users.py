@@ -15,7 +15,8 @@ from kproxy.demo.status import bad_request, details_of, forbidden, unauthorized
 ANONYMOUS = "system:anonymous"
 # What Kubernetes' own role system:public-info-viewer lets everybody see.
 PUBLIC_PATHS = ("/healthz", "/livez", "/readyz", "/version")
-_EXTRA = "Impersonate-Extra-"
+_EVERYBODY = "system:authenticated"
+_EXTRA = "impersonate-extra-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,19 +29,18 @@ class User:
     @property
     def info(self) -> Json:
         """As `UserInfo` of authentication.k8s.io/v1."""
-        info: Json = {"username": self.name, "groups": list(self.groups)}
-        if self.uid:
-            info["uid"] = self.uid
-        if self.extra:
-            info["extra"] = self.extra
-        return info
+        info = {"username": self.name, "groups": list(self.groups), "uid": self.uid, "extra": self.extra}
+        return {field: found for field, found in info.items() if found}
 
 
 def authenticate(request: web.BaseRequest) -> User:
     """Raises ApiError 401 for credentials that are none here: only client certificates are known."""
     certificate: dict[str, Any] | None = request.get_extra_info("peercert")
     if certificate:
-        user = _certified(certificate)
+        subject = [pair for (pair,) in certificate["subject"]]
+        (name,) = (text for kind, text in subject if kind == "commonName")
+        groups = tuple(text for kind, text in subject if kind == "organizationName")
+        user = User(name=name, groups=(*groups, _EVERYBODY))
     elif "Authorization" in request.headers:
         raise unauthorized()
     else:
@@ -57,17 +57,16 @@ def may_see_path(user: User, path: str) -> None:
 
 def may(user: User, verb: str, target: Target) -> None:
     """Raises ApiError 403. There is one rule: nobody in particular may do nothing, all others anything."""
-    if user.name != ANONYMOUS:
-        return
-    kind = target.kind
-    subresource = f"/{target.subresource}" if target.subresource else ""
-    named = f'{kind.resource} "{target.name}"' if target.name else kind.resource
-    where = f'in the namespace "{target.namespace}"' if target.namespace else "at the cluster scope"
-    message = (
-        f'{named} is forbidden: User "{user.name}" cannot {verb} resource "{kind.plural}{subresource}" '
-        f'in API group "{kind.group}" {where}'
-    )
-    raise forbidden(message, details_of(kind, target.name))
+    if user.name == ANONYMOUS:
+        kind = target.kind
+        subresource = f"/{target.subresource}" if target.subresource else ""
+        named = f'{kind.resource} "{target.name}"' if target.name else kind.resource
+        where = f'in the namespace "{target.namespace}"' if target.namespace else "at the cluster scope"
+        message = (
+            f'{named} is forbidden: User "{ANONYMOUS}" cannot {verb} resource "{kind.plural}{subresource}" '
+            f'in API group "{kind.group}" {where}'
+        )
+        raise forbidden(message, details_of(kind, target.name))
 
 
 def review(kind: Kind, body: Any, user: User) -> Json:
@@ -88,32 +87,22 @@ def review(kind: Kind, body: Any, user: User) -> Json:
     return {**head, "spec": body.get("spec", {}), "status": status}
 
 
-def _certified(certificate: dict[str, Any]) -> User:
-    name, groups = "", []
-    for ((attribute, value),) in certificate.get("subject", ()):
-        if attribute == "commonName":
-            name = value
-        elif attribute == "organizationName":
-            groups.append(value)
-    return User(name=name, groups=(*groups, "system:authenticated"))
-
-
 def _impersonated(request: web.BaseRequest, user: User) -> User:
     headers = request.headers
-    name = headers.get("Impersonate-User", "")
-    extra: dict[str, list[str]] = {}
-    for header, value in headers.items():
-        if header.lower().startswith(_EXTRA.lower()):
-            extra.setdefault(unquote(header[len(_EXTRA) :]).lower(), []).append(value)
-    groups = tuple(headers.getall("Impersonate-Group", ()))
-    uid = headers.get("Impersonate-Uid", "")
-    if not name:
-        if groups or extra or uid:
-            raise bad_request(f"requested {[*groups, *extra, uid]} without impersonating a user")
+    asked = [header for header in headers if header.lower().startswith("impersonate-")]
+    if not asked:
         return user
+    name = headers.get("Impersonate-User", "")
+    if not name:
+        raise bad_request(f"requested {asked} without impersonating a user")
     if user.name == ANONYMOUS:
         message = f'users "{name}" is forbidden: User "{ANONYMOUS}" cannot impersonate resource "users"'
         raise forbidden(message, {"name": name, "kind": "users"})
-    if name != ANONYMOUS and "system:authenticated" not in groups:
-        groups = (*groups, "system:authenticated")
-    return User(name=name, groups=groups, uid=uid, extra=extra)
+    extra: dict[str, list[str]] = {}
+    for header, value in headers.items():
+        if header.lower().startswith(_EXTRA):
+            extra.setdefault(unquote(header[len(_EXTRA) :]).lower(), []).append(value)
+    groups = headers.getall("Impersonate-Group", [])
+    if name != ANONYMOUS and _EVERYBODY not in groups:
+        groups = [*groups, _EVERYBODY]
+    return User(name=name, groups=tuple(groups), uid=headers.get("Impersonate-Uid", ""), extra=extra)

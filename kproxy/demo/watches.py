@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import AsyncIterator, Mapping
-from typing import Protocol
+from collections.abc import AsyncGenerator, Mapping
 
-from kproxy.demo.kinds import Json, Kind
+from kproxy.demo.kinds import Kind
 from kproxy.demo.paging import is_true, parse_count, parse_version
 from kproxy.demo.selectors import Selection
 from kproxy.demo.status import expired, forbidden_field, invalid
@@ -16,12 +16,6 @@ from kproxy.demo.views import View
 
 # As the real server's --min-request-timeout: between this and twice this.
 _DEFAULT_SECONDS = 1800.0
-
-
-class Sink(Protocol):
-    """Where the lines of a watch go: a chunked response or a WebSocket."""
-
-    async def send(self, lines: bytes) -> None: ...
 
 
 class Watch:
@@ -43,92 +37,73 @@ class Watch:
         self._selection = selection
         self._view = view
         self._asked = parse_version(query.get("resourceVersion", ""))
-        self._bookmarks = is_true(query.get("allowWatchBookmarks"))
-        self._bookmark_seconds = bookmark_seconds
-        self._initial = "sendInitialEvents" in query
-        self._sends_initial = is_true(query.get("sendInitialEvents")) if self._initial else not self._asked
-        if self._initial and query.get("resourceVersionMatch") != "NotOlderThan":
+        self._bookmark_seconds = bookmark_seconds if is_true(query.get("allowWatchBookmarks")) else None
+        list_asked = query.get("sendInitialEvents")
+        if list_asked is not None and query.get("resourceVersionMatch") != "NotOlderThan":
             text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
             cause = forbidden_field("resourceVersionMatch", text)
             raise invalid("ListOptions", "meta.k8s.io", "", [cause])
+        self._is_list = is_true(list_asked)
+        """A streaming list (KEP-3157): what is there comes first, and a bookmark tells its end."""
+        self._begins_with_present = not self._asked if list_asked is None else self._is_list
         seconds = parse_count(query, "timeoutSeconds")
         self._seconds = seconds or _DEFAULT_SECONDS * random.uniform(1, 2)  # noqa: S311 -- spreads clients
+        self._shown_any = False
 
-    async def run(self, sink: Sink) -> None:
-        """Until the watch's time is over; ends at once after an ERROR event."""
-        first = True
-        async for batch in self._batches():
-            lines = []
-            for each in batch:
-                if isinstance(each, bytes):
-                    lines.append(each)
-                else:
-                    lines.append(self._view.event(self._kind, each, first=first))
-                    first = False
-            await sink.send(b"".join(lines))
-
-    async def _batches(self) -> AsyncIterator[list[Event | bytes]]:
+    async def lines(self) -> AsyncGenerator[bytes, None]:
+        """One or more lines at a time, until the watch's time is over; ends at once after an ERROR event."""
         loop = asyncio.get_running_loop()
         ends_at = loop.time() + self._seconds
+        bookmark_at = loop.time() + (self._bookmark_seconds or self._seconds)
         version = self._asked or self._store.version
-        if self._sends_initial:
+        if self._begins_with_present:
             version = self._store.version
-            batch: list[Event | bytes] = list(self._present())
-            if self._initial and self._bookmarks:
-                batch.append(self._view.bookmark(self._kind, version, initial_events_end=True))
-            if batch:
-                yield batch
-        bookmark_at = loop.time() + self._bookmark_seconds
+            present = self._store.objects(self._kind.resource, self._namespace)
+            yield self._shown([Event(change="ADDED", stored=stored, previous=None) for stored in present])
+            if self._is_list and self._bookmark_seconds:
+                yield self._view.bookmark(self._kind, version, initial_events_end=True)
         while True:
             changed = self._store.changed(self._kind.resource)
             try:
                 events = self._store.since(self._kind.resource, version)
             except Expired as error:
-                yield [b'{"type":"ERROR","object":' + encode(expired(str(error)).status) + b"}\n"]
+                yield b'{"type":"ERROR","object":' + encode(expired(str(error)).status) + b"}\n"
                 return
             version = max(version, self._store.version)
-            if seen := [event for event in map(self._seen, events) if event]:
-                yield [*seen]
-                continue
             now = loop.time()
-            if now >= ends_at:
+            if shown := self._shown(events):
+                yield shown
+            elif now >= ends_at:
                 return
-            if self._bookmarks and now >= bookmark_at:
-                yield [self._view.bookmark(self._kind, version, initial_events_end=False)]
+            elif self._bookmark_seconds and now >= bookmark_at:
+                yield self._view.bookmark(self._kind, version, initial_events_end=False)
                 bookmark_at = loop.time() + self._bookmark_seconds
-                continue
-            try:
-                async with asyncio.timeout_at(min(ends_at, bookmark_at) if self._bookmarks else ends_at):
-                    await changed.wait()
-            except TimeoutError:
-                continue
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(min(ends_at, bookmark_at)):
+                        await changed.wait()
 
-    def _present(self) -> list[Event]:
-        found = self._store.objects(self._kind.resource, self._namespace)
-        return [
-            Event(change="ADDED", stored=stored, previous=None)
-            for stored in found
-            if self._selection.matches(stored.value)
-        ]
+    def _shown(self, events: list[Event]) -> bytes:
+        lines = []
+        for event in filter(None, map(self._seen, events)):
+            lines.append(self._view.event(self._kind, event, first=not self._shown_any))
+            self._shown_any = True
+        return b"".join(lines)
 
     def _seen(self, event: Event) -> Event | None:
         """The change as this watch sees it: what enters its selection is added, what leaves it deleted."""
-        if self._namespace is not None and event.stored.key[0] != self._namespace:
+        stored, previous = event.stored, event.previous
+        if self._namespace is not None and stored.key[0] != self._namespace:
             return None
-        if self._selection.is_everything:
-            return event
-        before = event.previous is not None and self._selection.matches(event.previous.value)
-        after = event.change != "DELETED" and self._selection.matches(event.stored.value)
+        before = previous is not None and self._selection.matches(previous.value)
+        after = event.change != "DELETED" and self._selection.matches(stored.value)
         if after:
             change: Change = "MODIFIED" if before else "ADDED"
-            return (
-                event if event.change == change else Event(change=change, stored=event.stored, previous=None)
-            )
-        if not before or event.previous is None:
+            return event if event.change == change else Event(change=change, stored=stored, previous=None)
+        if not before or previous is None:
             return None
-        value: Json = {
-            **event.previous.value,
-            "metadata": {**event.previous.value["metadata"], "resourceVersion": str(event.stored.version)},
-        }
-        stored = Stored(event.stored.key, value, event.stored.version)
-        return Event(change="DELETED", stored=stored, previous=event.previous)
+        if event.change == "DELETED":
+            return event
+        metadata = {**previous.value["metadata"], "resourceVersion": str(stored.version)}
+        last = Stored(stored.key, {**previous.value, "metadata": metadata}, stored.version)
+        return Event(change="DELETED", stored=last, previous=previous)
