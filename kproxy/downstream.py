@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import select
-import socket
-import struct
 from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Literal, Protocol, cast
@@ -19,6 +17,7 @@ from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
 from kproxy.exchange import Exchange
 from kproxy.framing import Body, ChunkedBody, LengthBody
 from kproxy.headers import answer_block
+from kproxy.upstream.sockets import end_by_reset
 from kproxy.wire import Field, MalformedHeadError, RequestHead, find_head
 
 # Bytes of later, pipelined requests that are kept while one is being answered; then reading stops.
@@ -481,9 +480,7 @@ class Downstream(asyncio.Protocol):
     def reset(self) -> None:
         """`abort`, for a client to whom the end of the connection is the end of the answer."""
         if self.transport is not None:
-            sock = self.transport.get_extra_info("socket")
-            if sock is not None and sock.family != socket.AF_UNIX:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            end_by_reset(self.transport)
         self.abort()
 
     def detach(self) -> tuple[asyncio.Transport, bytes]:

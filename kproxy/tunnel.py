@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kproxy.upstream.sockets import allow_stalls
+from kproxy.upstream.sockets import allow_stalls, end_by_reset
 
 # How long one side may stay open after the other has ended, without a byte passing. A side that was told of
 # the end is finishing; one that could not be told (asyncio has no half-close over TLS) gets out what is on
@@ -88,6 +88,7 @@ class Tunnel:
                 self._on_closed(self._downstream.count_bytes, self._upstream.count_bytes)
         elif exc is not None:
             # A reset stays a reset: a tidy end would make a cut stream look complete.
+            end_by_reset(end.peer.transport)
             end.peer.transport.abort()
         else:
             end.peer.transport.close()
