@@ -10,18 +10,15 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self
 
 from kproxy.snapshot import Snapshot, take_snapshot
 
 SETTLE_FRACTION = 0.25
 """Of the period: how long a file must have kept still before its change is told."""
-
-_Result = TypeVar("_Result")
 
 
 class FileWatcher:
@@ -119,31 +116,6 @@ class FileWatcher:
 
         self._looks.put(look)
         return await answer
-
-
-async def in_daemon_thread(call: Callable[[], _Result]) -> _Result:
-    """The result of a call that may hang for ever: on a FIFO, or in a network home.
-
-    It holds up neither the event loop nor, as the threads of `asyncio.to_thread` do, the end of the process.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[_Result] = loop.create_future()
-
-    def deliver(outcome: Callable[[], None]) -> None:
-        if not answer.done():
-            outcome()
-
-    def run() -> None:
-        try:
-            outcome = partial(answer.set_result, call())
-        except Exception as error:
-            outcome = partial(answer.set_exception, error)
-        # The event loop may be closed by the time that a call which hung comes back.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(deliver, outcome)
-
-    threading.Thread(target=run, name="reader", daemon=True).start()
-    return await answer
 
 
 def _run_all(looks: SimpleQueue[Callable[[], None] | None]) -> None:

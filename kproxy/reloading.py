@@ -20,9 +20,10 @@ from kproxy.errors import ConfigError
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.log import Output, adjust
 from kproxy.plan import Clusters, ClustersError, Plan, authority_paths, questions, read_clusters
-from kproxy.reload import FileWatcher, in_daemon_thread
+from kproxy.reload import FileWatcher
 from kproxy.settings import Settings
 from kproxy.supervisor import NOBODY, Supervisor
+from kproxy.threads import in_daemon_thread
 from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
 

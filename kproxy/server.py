@@ -44,10 +44,10 @@ from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
 from kproxy.plan import Clusters, Plan, prepare, questions
 from kproxy.relay import Relay
-from kproxy.reload import in_daemon_thread
 from kproxy.reloading import Governed, Reloading, facts_of_all
 from kproxy.settings import Settings
 from kproxy.supervisor import NOBODY, ServedContext, Serving, Supervisor
+from kproxy.threads import in_daemon_thread
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import health_of, is_http2_disabled
 from kproxy.upstream.proxies import proxy_for

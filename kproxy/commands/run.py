@@ -151,7 +151,7 @@ class OneCommand:
         # Imported here: until the command is forked off there is to be no thread, and little memory.
         import asyncio
 
-        from kproxy.reload import in_daemon_thread
+        from kproxy.threads import in_daemon_thread
 
         self._pass_on_signals(asyncio.get_running_loop())
         self._tell(json.dumps(self._variables(serving)).encode())

@@ -26,6 +26,7 @@ from kproxy.credentials.expiry import jwt_claims, schedule, token_life
 from kproxy.credentials.oidc_store import StoreError, TokenStore
 from kproxy.errors import ConfigError, KubeconfigError, RefreshError
 from kproxy.kube.kubeconfig import AuthProvider, Cluster, ResolvedContext
+from kproxy.threads import in_daemon_thread
 from kproxy.tls import client_context
 
 if TYPE_CHECKING:
@@ -173,7 +174,7 @@ class OidcSession:
             return is_changed
         # A file that is gone or broken for now is the reload's to tell of; we go on with what we have.
         with contextlib.suppress(StoreError):
-            stored = await asyncio.to_thread(self._store.read)
+            stored = await in_daemon_thread(self._store.read)
             for name in (ID_TOKEN, REFRESH_TOKEN):
                 if stored.get(name, "") != self._stored[name]:
                     self._stored[name] = self._tokens[name] = stored.get(name, "")
@@ -186,6 +187,7 @@ class OidcSession:
             return
         changes = {name: value for name, value in self._tokens.items() if value != self._stored[name]}
         try:
+            # In a thread that the end of the process waits for: the refresh-token is good for one use.
             await asyncio.to_thread(self._store.write, changes)
         except StoreError as error:
             log.warning(
@@ -201,7 +203,7 @@ class OidcSession:
 
         secrets = [self._tokens[REFRESH_TOKEN], self._client_secret]
         try:
-            connector = aiohttp.TCPConnector(ssl=await asyncio.to_thread(self._ssl_context))
+            connector = aiohttp.TCPConnector(ssl=await in_daemon_thread(self._ssl_context))
             async with aiohttp.ClientSession(
                 connector=connector,
                 timeout=aiohttp.ClientTimeout(total=TIMEOUT_SECONDS),

@@ -17,8 +17,9 @@ from kproxy.errors import ConfigError, KproxyError
 from kproxy.listeners.keypair import UnusablePairError, fingerprint_of, load_pair
 from kproxy.listeners.selfsigned import SelfSigned
 from kproxy.listening import ListenerConfig
-from kproxy.reload import FileWatcher, in_daemon_thread
+from kproxy.reload import FileWatcher
 from kproxy.snapshot import Snapshot, take_snapshot
+from kproxy.threads import in_daemon_thread
 
 _DAY_SECONDS = 86_400.0
 ENDING_SECONDS = 7 * _DAY_SECONDS

@@ -409,6 +409,24 @@ async def test_an_oidc_token_is_refreshed_after_a_401(server: ApiServer, tmp_pat
         assert issuer.issued[0] in config.path.read_text()
 
 
+async def test_a_kubeconfig_that_hangs_does_not_hold_up_the_end(server: ApiServer, tmp_path: Path) -> None:
+    """A network home that is gone when tokens are looked up in it: the request waits, SIGTERM does not."""
+    async with OidcIssuer("id", plant("client-secret"), plant("refresh-token")) as issuer:
+        config = Kubeconfig(tmp_path / "config")
+        config.add(server, **oidc_user(issuer))
+        config.write()
+        async with Program("--no-reload", "--grace-period=0s", kubeconfig=config.path) as program:
+            config.path.unlink()
+            os.mkfifo(config.path)
+            asking = asyncio.create_task(ask(program))
+            # Opening it for writing takes until somebody reads it.
+            end = await asyncio.to_thread(os.open, config.path, os.O_WRONLY)
+            assert await program.stopped() == 0
+            os.close(end)
+            with pytest.raises((OSError, EOFError, AssertionError)):
+                await asking
+
+
 async def test_another_oidc_login_counts_at_once(server: ApiServer, tmp_path: Path) -> None:
     """It is in the kubeconfig, while the token of the one before has long to live; nothing is fetched."""
     first, second = (jwt(sub=name, exp=4_000_000_000) for name in ("joe", "ann"))
