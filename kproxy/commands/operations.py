@@ -138,6 +138,8 @@ class Operations:
                     f'instance "{name}" writes its log where it was started; see '
                     "`journalctl --user --unit=kproxy*` if that was systemd"
                 )
+            if "follow" in line.flags and not files[-1].exists():
+                self._terminal.complain(f'instance "{name}" has no log yet; this waits for one')
             for piece in log_lines(files, None if count < 0 else count, follow="follow" in line.flags):
                 self._terminal.write(piece)
         except FileNotFoundError:

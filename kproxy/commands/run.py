@@ -24,10 +24,11 @@ import stat
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
 
 from kproxy.clientconfig import UNNAMED, Reach, client_kubeconfig
 from kproxy.config import LISTEN, OPTIONS, Config
@@ -54,6 +55,8 @@ _PR_SET_PDEATHSIG = 1
 
 _OURS = {"port": 0, "verbosity": -1}
 """Defaults that are not kproxy's own: a free port, and only warnings between the command's lines."""
+
+_PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 _TLS = ("tls_certificate", "tls_key", "tls_self_signed")
 
@@ -189,6 +192,8 @@ class OneCommand:
         variables = {"KUBECONFIG": str(path), "KPROXY_URL": server, "KUBERNETES_MASTER": server}
         if url.startswith("unix:"):
             variables["KPROXY_SOCKET"] = url.removeprefix("unix:")
+        elif any(os.environ.get(name) for name in _PROXIES):
+            variables.update(_reached_straight(str(urlsplit(url).hostname)))
         return variables
 
     def _pass_on_signals(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -233,6 +238,15 @@ def private_config(settings: Settings, *, is_unix: bool) -> tuple[Config, list[s
     if is_unix or settings.config.unix_socket:
         changes["port"] = Config().port
     return replace(settings.config, **changes), problems  # type: ignore[arg-type]  # values by field name
+
+
+def _reached_straight(host: str) -> Iterator[tuple[str, str]]:
+    """What makes curl and Python leave their HTTP proxy out; Go does so by itself for loopback addresses."""
+    names = ("NO_PROXY", "no_proxy")
+    for name, other in (names, names[::-1]):
+        # Where both are set, one of them counts: neither may lose what it said before.
+        said = os.environ.get(name) or os.environ.get(other)
+        yield name, said if said == "*" else f"{said},{host}" if said else host
 
 
 def _make_folder() -> Path:

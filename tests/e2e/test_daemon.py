@@ -640,6 +640,15 @@ def test_logs_show_the_end_and_go_on(instances: Instances, config: str) -> None:
     assert '"/n/39-"' in instances.run("logs", "--tail=1").stdout
 
 
+def test_whoever_follows_no_log_is_told(instances: Instances, config: str) -> None:
+    """A name that is misspelt looks like one that has nothing to say; one that starts later is shown."""
+    instances.start("--port=0", config)
+    with instances.process("logs", "-f", "--name=dev") as following:
+        following.wait_for_output('instance "dev" has no log yet')
+        instances.start("--port=0", "--name=dev", config)
+        following.wait_for_output("server.started", "stdout")
+
+
 def test_logs_of_nobody_are_an_error(instances: Instances) -> None:
     """With the place where they would be."""
     assert "has no log in" in instances.run("logs", code=1).stderr

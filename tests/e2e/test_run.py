@@ -110,6 +110,25 @@ def test_the_environment_of_the_command(tmp_path: Path, runtime: Path) -> None:
 
 
 @needs_kubectl
+@needs_curl
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ({}, "127.0.0.1|127.0.0.1"),
+        ({"NO_PROXY": ".corp"}, ".corp,127.0.0.1|.corp,127.0.0.1"),
+        ({"no_proxy": "a", "NO_PROXY": "b"}, "b,127.0.0.1|a,127.0.0.1"),
+        ({"no_proxy": "*"}, "*|*"),
+    ],
+)
+def test_an_http_proxy_does_not_stand_between(before: dict[str, str], after: str, runtime: Path) -> None:
+    """curl and Python send what is for a loopback address to it, too, unless they are told not to."""
+    script = 'echo "$NO_PROXY|$no_proxy"; curl -s -o /dev/null -w %{http_code} $KPROXY_URL/version'
+    process = ran(
+        *NOWHERE, "--", "sh", "-c", script, runtime=runtime, http_proxy="http://127.0.0.1:9", **before
+    )
+    assert process.stdout == f"{after}\n502"
+
+
 def test_the_namespace_of_the_context_is_kept(demo: Cluster, tmp_path: Path, runtime: Path) -> None:
     """Without -n kubectl looks where it would have looked without kproxy; --namespace is another one."""
     content = yaml.safe_load(demo.kubeconfig.read_text())
