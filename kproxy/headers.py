@@ -215,6 +215,9 @@ def response_block(
     if not keeps_framing:
         dropped = dropped | _FRAMING
         tail = framing + tail
+    elif head.status == 204:
+        # Some client may wait for what a length promises; a 204 has no body (RFC 9110, 8.6).
+        dropped = dropped | _FRAMING
     elif not has_body:
         dropped = dropped | {b"transfer-encoding", b"trailer"}
     elif is_chunked_too:
@@ -240,6 +243,13 @@ def moved(head: ResponseHead, prefix: bytes) -> ResponseHead:
     changed.names = {field[0]: field[1] for field in fields}
     changed.raw = b"\r\n".join([head.raw.partition(b"\r\n")[0], *[field[2] for field in fields]])
     return changed
+
+
+def interim_block(head: ResponseHead) -> bytes:
+    """A 1xx head: nothing in it may be taken for the connection or the framing of the answer to come."""
+    lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason)]
+    lines += [field[2] for field in head.fields if field[0] not in _HOP_BY_HOP | _FRAMING]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
 def upgrade_block(head: ResponseHead) -> bytes:

@@ -27,7 +27,7 @@ from kproxy.errors import (
     UpstreamUnreachable,
 )
 from kproxy.framing import Body, body_of
-from kproxy.headers import may_ask_for_gzip, moved, request_block, upgrade_block
+from kproxy.headers import interim_block, may_ask_for_gzip, moved, request_block, upgrade_block
 from kproxy.tunnel import Tunnel
 from kproxy.upstream.carrier import Carrier, Outgoing
 from kproxy.upstream.upstream import Upstream
@@ -344,8 +344,7 @@ class RelayedRequest:
             self._stop_continue_timer()
             self.downstream.write(_CONTINUE)
         elif self.downstream.head.minor:
-            lines = [b"HTTP/1.1 %d %b" % (head.status, head.reason), *[field[2] for field in head.fields]]
-            self.downstream.write(b"\r\n".join(lines) + b"\r\n\r\n")
+            self.downstream.write(interim_block(head))
 
     def on_head(self, head: ResponseHead, body: Body, *, is_alone: bool) -> bool:
         if self._continue_timer is not None:

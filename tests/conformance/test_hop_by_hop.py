@@ -141,6 +141,17 @@ async def test_a_hop_by_hop_field_of_an_answer_is_dropped(gateway: Gateway, name
     assert response.values(name) == response.values("Connection") == []
 
 
+async def test_an_interim_answer_says_nothing_of_connection_and_framing(gateway: Gateway) -> None:
+    """Early hints pass; what else a 103 may hold must not be taken for the answer's that follows."""
+    framing = [("Content-Length", "5"), ("Transfer-Encoding", "chunked")]
+    odd = [("Link", "</a>"), *framing, ("Connection", "close")]
+    gateway.answers(script(head(103, odd) + head(200, [("Content-Length", "2")]) + b"{}"))
+    response = await gateway.request()
+    [interim] = response.interim
+    assert [name for name, _ in interim.headers] == ["Link"]
+    assert (response.framing, bytes(response.body.data)) == ("length", b"{}")
+
+
 async def test_naming_content_length_in_an_answers_connection_does_not_strip_it(gateway: Gateway) -> None:
     """Without its length the client would read the next answer as part of this one."""
     gateway.answers(script(head(200, [("Connection", "Content-Length"), ("Content-Length", "2")]) + b"{}"))

@@ -266,6 +266,13 @@ ROWS = [
         upstream=(script(head(204)),),
     ),
     Row(
+        id="answer-204-with-length",
+        why="A client that believes it waits for what never comes, or takes the next answer for it.",
+        send=get("/api"),
+        sees=answered(Answer(status=204, framing="none", has={"Content-Length": None})),
+        upstream=(script(head(204, [("Content-Length", "5")])),),
+    ),
+    Row(
         id="answer-304",
         why="No body; the tag stays.",
         send=get("/api", 'If-None-Match: "e"'),
