@@ -89,7 +89,9 @@ class Gateway:
         else:
             self.upstream.routes[target] = responder
 
-    async def connect(self, *, receive_buffer_bytes: int | None = None, timeout: float = 10.0) -> RawClient:
+    async def connect(
+        self, *, receive_buffer_bytes: int | None = None, timeout: float = LAST_RESORT_SECONDS
+    ) -> RawClient:
         """A new client connection, closed at the end of the test."""
         client = await RawClient.connect(
             self.program.address, receive_buffer_bytes=receive_buffer_bytes, timeout=timeout

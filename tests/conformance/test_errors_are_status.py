@@ -172,8 +172,9 @@ async def test_every_failure_is_one_log_line(gateway: Gateway) -> None:
 async def test_a_port_that_takes_connections_and_says_nothing(gateway: Gateway) -> None:
     """Nothing is answered before the time is up, and other requests are not held up by it."""
     await gateway.replace_upstream(tls=None)
-    stalled = await gateway.connect(timeout=0.2)
+    stalled = await gateway.connect()
     await stalled.send(request_bytes("GET", "/api"))
+    stalled.timeout = 0.2
     await gateway.upstream.wait_for(lambda: len(gateway.upstream.connections) == 1, "a connection")
     assert (await gateway.request(target="/api/v1/namespaces/ns/pods/p/exec")).status == 403
     with pytest.raises(TimeoutError):

@@ -678,7 +678,7 @@ def test_a_full_disk_stops_only_the_log(
         done = instances.run("start", "--name=other", "--port=0", config, code=1)
         assert "No space left on device" in done.stderr
         filler.unlink()
-        with instances.process("logs", "-f", "--tail=1") as following:
+        with instances.process("logs", "-f", "--tail=-1") as following:
             ask()
             dropped = following.wait_for_output(r'"log.dropped".*"count": (\d+)', "stdout")
     assert 0 < int(dropped[1]) < 1500

@@ -301,7 +301,11 @@ class ProxyProcess(Process):
 
     @property
     def serving_on_all(self) -> list[str]:
-        """What the lines of all listeners name, in their order."""
+        """What the lines of all listeners name, in their order; they are waited for."""
+        # stdout and stderr are read by two threads: this line may be here before the last one of the other.
+        self.wait_for_output(r'"server\.started".*\n')
+        others = self.log_events("server.started")[0].get("also", [])
+        self.wait_for_output(rf"(^Starting to serve on .*\n){{{1 + len(others)}}}", "stdout")
         return re.findall(r"^Starting to serve on (.*)$", self.stdout, re.MULTILINE)
 
     @property

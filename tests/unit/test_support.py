@@ -14,6 +14,7 @@ import pytest
 
 from tests.support import answers, pki, secrets
 from tests.support.client import RawClient, request_bytes
+from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import KubectlProxy, Process, Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
 
@@ -113,12 +114,14 @@ async def test_read_piece_goes_on_after_a_timeout() -> None:
     events: asyncio.Queue[bytes | answers.Step] = asyncio.Queue()
     async with (
         ByteUpstream(answers.watch(events)) as upstream,
-        await RawClient.connect(address(upstream), timeout=0.05) as client,
+        await RawClient.connect(address(upstream)) as client,
     ):
         await client.send(request_bytes("GET", "/"))
         response = await client.read_head()
+        client.timeout = 0.05
         with pytest.raises(TimeoutError):
             await client.read_piece(response)
+        client.timeout = LAST_RESORT_SECONDS
         events.put_nowait(b"late")
         events.put_nowait(answers.Step.LAST_CHUNK)
         assert await client.read_piece(response) == b"late"

@@ -83,6 +83,7 @@ class Do(enum.Enum):
     HALF_CLOSE = "end our direction"
     RESET = "close with RST: the client is gone"
     UPSTREAM_ENDED = "wait until the API server's connection of the first request has ended"
+    KUBECTL_GAVE_UP = "the same, where kubectl ends it and kproxy goes on"
     CLOSE_IDLE = "let the API server close its idle connections"
 
 

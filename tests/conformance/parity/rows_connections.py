@@ -217,7 +217,7 @@ ROWS = [
     Row(
         id="connection-half-closed",
         why="nc -N and shell scripts still read.",
-        send=(get("/api"), Arrived(1), Do.HALF_CLOSE, gate),
+        send=(get("/api"), Arrived(1), Do.HALF_CLOSE, Do.KUBECTL_GAVE_UP, gate),
         sees=Sees(answers=(Answer(status=500),), requests=(Forwarded(is_cut=False),), end="closed"),
         kproxy=answered(Answer(body=BODY), end="closed"),
         upstream=(script(gate, head(200, [JSON, ("Content-Length", str(len(BODY)))]) + BODY),),
