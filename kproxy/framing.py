@@ -14,7 +14,7 @@ MAX_TRAILER_BYTES = 64 * 1024
 _is_chunk_line = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\x00-\x08\x0a-\x1f\x7f]*)?").fullmatch
 
 # Fields that frame, route or authenticate a message have no business behind its body (RFC 9110, 6.5.1).
-_NOT_IN_TRAILERS = frozenset(
+NOT_IN_TRAILERS = frozenset(
     (b"transfer-encoding", b"content-length", b"host", b"authorization", b"connection", b"trailer", b"te",
      b"content-encoding", b"content-type", b"content-range", b"cookie", b"expect", b"upgrade",
      b"proxy-authorization")
@@ -129,7 +129,7 @@ class ChunkedBody:
             if self._trailer_bytes > MAX_TRAILER_BYTES:
                 raise MalformedHeadError("the trailers are too long", 431)
             (field,) = parse_fields((line,))
-            if field[0] in _NOT_IN_TRAILERS:
+            if field[0] in NOT_IN_TRAILERS:
                 raise MalformedHeadError(f"{shown(field[0])} may not be a trailer")
             self.trailers.append(field)
         else:

@@ -521,6 +521,7 @@ class RelayedRequest:
     def on_lost(self, error: KproxyError, *, is_unprocessed: bool = False) -> None:
         carrier, self._carrier = self._carrier, None
         assert carrier is not None
+        self._stop_continue_timer()
         if self._held is not None:
             self._release_held()
             self.downstream.abort()

@@ -22,7 +22,9 @@ from tests.support.http2_answers import (
     echo,
     end,
     head,
+    reset,
     script,
+    sequence,
     watch,
 )
 from tests.support.http2_server import Stream
@@ -228,6 +230,22 @@ async def test_a_client_waits_for_the_servers_100(http2_gateway: Http2Gateway) -
     response = await client.read_response("PUT")
     assert (response.status, response.text) == (200, "body")
     assert [each.start_line.split()[1] for each in response.interim] == ["100"]
+
+
+async def test_a_request_that_is_sent_again_gets_one_100(http2_gateway: Http2Gateway) -> None:
+    """From us, after a second in which the API server has not said so; not one for each time it was sent."""
+    http2_gateway.streams_for(sequence(script(reset(http2_frames.REFUSED_STREAM), early=True), echo()))
+    client, _ = await http2_gateway.begin(
+        "PUT", headers=[("Expect", "100-continue"), ("Content-Length", "4")]
+    )
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
+        while b"100 Continue\r\n\r\n" not in client.buffer:
+            assert await client.fill()
+    await asyncio.sleep(0.3)  # in which a second one would come
+    await client.send(b"body")
+    response = await client.read_response("PUT")
+    assert [each.start_line.split()[1] for each in response.interim] == ["100"]
+    assert response.json()["body"] == "body"
 
 
 async def test_a_refusal_comes_instead_of_the_100(http2_gateway: Http2Gateway) -> None:

@@ -310,6 +310,27 @@ async def test_fields_of_a_connection_never_pass(http2_gateway: Http2Gateway, fi
             ]
 
 
+@pytest.mark.parametrize("name", ["content-length", "host", "authorization"])
+async def test_what_may_be_no_trailer_does_not_pass(http2_gateway: Http2Gateway, name: str) -> None:
+    """RFC 9110, 6.5.1, as over HTTP/1.1: it does not look complete, and the other streams do not notice."""
+    http2_gateway.streams_for(
+        script(head(200, JSON), b"{}", lambda stream: stream.send_trailers([(name, "1")]))
+    )
+    async with bystander(http2_gateway):
+        _, response = await ask(http2_gateway)
+        assert is_failure(response)
+    await serves_on(http2_gateway)
+
+
+async def test_white_space_around_a_value_means_nothing(http2_gateway: Http2Gateway) -> None:
+    """Go's server sends it as handlers set it, and Go's client does not mind: kubectl passes it on."""
+    fields = [*OK, ("x-warning", " careful "), ("content-length", " 2\t")]
+    http2_gateway.streams_for(script(fields, b"{}", end))
+    for _ in range(2):
+        response = await http2_gateway.request()
+        assert (response.status, response.text, response.value("X-Warning")) == (200, "{}", "careful")
+
+
 @pytest.mark.parametrize(
     ("length", "sent"),
     [("10", b"12345"), ("5", b""), ("5", b"1234567890"), ("0", b"12345")],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from http import HTTPStatus
 
+from kproxy.framing import NOT_IN_TRAILERS
 from kproxy.upstream.http2.hpack import Pair
 from kproxy.wire import Field, MalformedHeadError, ResponseHead, parse_fields
 
@@ -27,7 +28,7 @@ def head_of(pairs: list[Pair]) -> ResponseHead:
     if len(status) != 3 or not status.isdigit() or status < b"100":
         raise MalformedHeadError("a status that is no number")
     code = int(status)
-    return ResponseHead.of(code, _reason(code), trailers_of(pairs[1:]))
+    return ResponseHead.of(code, _reason(code), _fields_of(pairs[1:]))
 
 
 def without_body(head: ResponseHead, method: str) -> ResponseHead:
@@ -39,7 +40,14 @@ def without_body(head: ResponseHead, method: str) -> ResponseHead:
 
 
 def trailers_of(pairs: list[Pair]) -> list[Field]:
-    """Fields without pseudo fields. Raises MalformedHeadError."""
+    """What stands behind a body. Raises MalformedHeadError."""
+    fields = _fields_of(pairs)
+    if any(field[0] in NOT_IN_TRAILERS for field in fields):
+        raise MalformedHeadError("a field that may not be a trailer")
+    return fields
+
+
+def _fields_of(pairs: list[Pair]) -> list[Field]:
     known = _known_fields
     return [known.get(pair) or _read_pair(pair) for pair in pairs]
 
@@ -47,12 +55,10 @@ def trailers_of(pairs: list[Pair]) -> list[Field]:
 def _read_pair(pair: Pair) -> Field:
     """As the line that a client of HTTP/1.1 gets; names are spelt as Go spells them."""
     name, value = pair
-    if name != name.lower() or name[:1] == b":" or name in _NOT_IN_HTTP2:
-        raise MalformedHeadError("a field that does not belong into HTTP/2")
     spelt = b"-".join([part.capitalize() for part in name.split(b"-")])
     (field,) = parse_fields((spelt + b": " + value,))
-    if field[1] != value:
-        raise MalformedHeadError("a value with white space around it")
+    if field[0] != name or name in _NOT_IN_HTTP2:
+        raise MalformedHeadError("a field that does not belong into HTTP/2")
     if len(value) <= 100:
         if len(_known_fields) >= _MAX_KNOWN_FIELDS:
             _known_fields.clear()
