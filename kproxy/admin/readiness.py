@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import structlog
 
@@ -51,40 +52,38 @@ class Verdict:
 class _Check:
     """The last verdict on one upstream, or the task that finds the next."""
 
-    __slots__ = ("found_at", "task", "upstream", "verdict")
+    __slots__ = ("found_at", "task", "verdict")
 
-    def __init__(self, upstream: Upstream) -> None:
-        self.upstream = upstream
+    def __init__(self) -> None:
         self.verdict: Verdict | None = None
         self.found_at = float("-inf")
         self.task: asyncio.Task[None] | None = None
 
 
 class Readiness:
-    """Owns the verdicts and the checks that run: one for each context at a time, whoever asks."""
+    """Owns the verdicts and the checks that run: one for each upstream at a time, whoever asks."""
 
     def __init__(self, relay: Relay, loop: asyncio.AbstractEventLoop) -> None:
         self._relay = relay
         self._loop = loop
-        self._checks: dict[str, _Check] = {}
+        # A verdict goes with its upstream, and nothing here keeps one that is closed.
+        self._checks: WeakKeyDictionary[Upstream, _Check] = WeakKeyDictionary()
 
     async def check(self, upstream: Upstream) -> Verdict:
         """The verdict on that upstream, at most KEPT_SECONDS old. It takes PATIENCE_SECONDS at most."""
-        check = self._checks.get(upstream.name)
-        if check is None or check.upstream is not upstream:
-            check = self._checks[upstream.name] = _Check(upstream)
+        check = self._checks.setdefault(upstream, _Check())
         if check.verdict is None or monotonic() - check.found_at >= KEPT_SECONDS:
             if check.task is None:
-                check.task = self._loop.create_task(self._run(check))
+                check.task = self._loop.create_task(self._run(check, upstream))
             # Not awaited itself: a caller that goes away must not end it for the others.
             await asyncio.wait([check.task])
         return check.verdict or Verdict(problem="kproxy is shutting down")
 
-    async def _run(self, check: _Check) -> None:
+    async def _run(self, check: _Check, upstream: Upstream) -> None:
         try:
-            check.verdict = await self._ask(check.upstream)
+            check.verdict = await self._ask(upstream)
         except Exception:
-            _log.exception("internal.failed", context=check.upstream.name)
+            _log.exception("internal.failed", context=upstream.name)
             check.verdict = Verdict(problem="kproxy failed on this check; its log says more")
         finally:
             check.found_at = monotonic()

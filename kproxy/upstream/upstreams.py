@@ -279,6 +279,8 @@ class Upstreams:
     def _retire(self, seat: Seat) -> None:
         upstream, seat.upstream = seat.upstream, None
         if upstream is not None:
+            # What takes its place has not failed yet; perhaps nothing does.
+            upstream.tally.is_failing = False
             self._retired.add(upstream)
             upstream.retire(self._retired.discard)
 

@@ -352,6 +352,20 @@ async def test_what_new_settings_name_may_come_later(config: Kubeconfig, b: ApiS
         assert (await ask(program, "/clusters/b/api")).json()["authorization"] == f"Bearer {token}"
 
 
+async def test_a_context_that_is_gone_fails_no_more(config: Kubeconfig) -> None:
+    """An alarm on kproxy_upstream_failing ends with it: nobody can ask its API server again."""
+    config.clusters["dead"] = {"server": "https://127.0.0.1:1"}
+    config.users["dead"] = {"token": plant("dead")}
+    config.write()
+    failing = 'kproxy_upstream_failing{context="dead"} '
+    async with Program("--all-contexts", kubeconfig=config.path) as program:
+        assert (await ask(program, "/clusters/dead/api")).status == 502
+        assert failing + "1.0" in (await ask(program, "/-/metrics")).text
+        without(config, "dead")
+        await hung_up(program, config.write)
+        assert failing + "0.0" in (await ask(program, "/-/metrics")).text
+
+
 async def test_a_mended_context_is_not_told_of_as_broken(config: Kubeconfig) -> None:
     """Before anybody has asked for it again."""
 
