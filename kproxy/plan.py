@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from kproxy.kube.kubecontext import warnings_for
 from kproxy.kube.kuberc import PluginPolicy, load_plugin_policy, policy_path
 from kproxy.settings import Settings
 from kproxy.snapshot import Snapshot, take_snapshot
+from kproxy.upstream.health import health_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +154,17 @@ def authority_paths(contexts: Iterable[ResolvedContext]) -> tuple[Path, ...]:
     """The files of authorities, watched beside the kubeconfig; credentials watch their own files."""
     paths = (context.cluster.certificate_authority for context in contexts)
     return tuple(path for path in paths if path is not None)
+
+
+def questions_of_the_place(config: Config, environ: Mapping[str, str]) -> Iterator[str]:
+    """The same about this machine, for a start: they change only with another one."""
+    if config.www is not None:
+        try:
+            if not stat.S_ISDIR(Path(config.www).stat().st_mode):
+                yield f"Static file directory {config.www} is not a directory"
+        except OSError as error:
+            yield f"Failed to stat static file directory {config.www}: {error.strerror}"
+    yield from health_of(environ)[1]
 
 
 def questions(config: Config, plan: Plan, settings: Settings | None = None) -> Iterator[str]:

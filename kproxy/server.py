@@ -12,12 +12,10 @@ import contextlib
 import gc
 import os
 import signal
-import stat
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -42,7 +40,7 @@ from kproxy.listeners.listener import Listener
 from kproxy.log import AccessLog, Output, configure
 from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
-from kproxy.plan import Clusters, Plan, prepare, questions
+from kproxy.plan import Clusters, Plan, prepare, questions, questions_of_the_place
 from kproxy.relay import Relay
 from kproxy.reloading import Governed, Reloading, facts_of_all
 from kproxy.settings import Settings
@@ -362,8 +360,7 @@ def _warn(config: Config, plan: Plan, settings: Settings | None, listeners: Iter
             _log.warning("listener.exposed", address=listener.name, tls=listener.is_tls)
     for warning in (
         *questions(config, plan, settings),
-        *_www_warnings(config.www),
-        *health_of(os.environ)[1],
+        *questions_of_the_place(config, os.environ),
     ):
         _log.warning("config.questioned", detail=warning)
 
@@ -389,16 +386,6 @@ async def _look_at_others(
 async def _cancel(task: asyncio.Task[None]) -> None:
     task.cancel()
     await asyncio.wait([task])
-
-
-def _www_warnings(www: str | None) -> Iterator[str]:
-    if www is None:
-        return
-    try:
-        if not stat.S_ISDIR(Path(www).stat().st_mode):
-            yield f"Static file directory {www} is not a directory"
-    except OSError as error:
-        yield f"Failed to stat static file directory {www}: {error.strerror}"
 
 
 class _EndedBeforeServingError(Exception):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kubecontext import warnings_for
 from kproxy.options import Option
-from kproxy.plan import Plan, prepare, questions
+from kproxy.plan import Plan, prepare, questions, questions_of_the_place
 from kproxy.server import open_upstream
 from kproxy.settings import Settings
 
@@ -42,7 +43,7 @@ def rehearse(config: Config, settings: Settings | None = None) -> Rehearsal:
     """Do all that a start does before it serves. Raises ConfigError with every problem that would stop it."""
     plan = prepare(config)
     contexts = plan.contexts
-    warnings = [*questions(config, plan, settings)]
+    warnings = [*questions(config, plan, settings), *questions_of_the_place(config, os.environ)]
     found = [_look_at(contexts.served[0], contexts.default, plan, config)]
     for served in contexts.served[1:]:
         context = contexts.others[served.name]

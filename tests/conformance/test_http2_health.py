@@ -50,13 +50,14 @@ async def test_a_dead_connection_cuts_its_watch(http2_gateway: Http2Gateway) -> 
     assert (await http2_gateway.request()).json()["connection"] == 1
 
 
-@pytest.mark.parametrize("kind", ["no answer", "half a head"])
+@pytest.mark.parametrize("kind", ["no answer", "no greeting", "half a head"])
 async def test_a_request_on_a_dead_connection_is_answered(http2_gateway: Http2Gateway, kind: str) -> None:
     """504 with a Status that says what to look at; a head that has begun keeps nobody waiting for ever."""
-    http2_gateway.server.holds = {PING}
+    http2_gateway.server.holds = {PING, http2_frames.SETTINGS} if kind == "no greeting" else {PING}
     half = raw(lambda stream: http2_frames.frame(http2_frames.HEADERS, b"\x88", stream_id=stream.id))
+    http2_gateway.server.greets = kind != "no greeting"
     http2_gateway.streams_for(
-        script(wait_until_over) if kind == "no answer" else script(half, wait_until_over)
+        script(half, wait_until_over) if kind == "half a head" else script(wait_until_over)
     )
     response = await http2_gateway.request()
     assert response.status in (502, 504)

@@ -162,8 +162,8 @@ def test_fish(home: dict[str, str], script: Path, tmp_path: Path) -> None:
         capture_output=True, text=True, env=home, cwd=tmp_path, check=True,
     )  # fmt: skip
     assert done.stderr == ""
-    answers = done.stdout.split("---\n")
-    for (line, expected), answer in zip(FISH, answers, strict=False):
+    answers = done.stdout.split("---\n")[:-1]
+    for (line, expected), answer in zip(FISH, answers, strict=True):
         assert sorted(each.partition("\t")[0] for each in answer.splitlines()) == expected, line
 
 

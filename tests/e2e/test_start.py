@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import signal
 import socket
 import stat
@@ -20,7 +21,7 @@ import pytest
 
 from tests.support import secrets
 from tests.support.patience import LAST_RESORT_SECONDS
-from tests.support.program import ROOT, Process, Program, kubeconfig
+from tests.support.program import KPROXY, ROOT, Process, Program, kubeconfig
 
 NOWHERE = "http://127.0.0.1:1"
 """An API server that is not there: starting must not need it."""
@@ -242,15 +243,18 @@ def test_settings_come_from_variables_and_the_config_file(config: Path, tmp_path
 
 @pytest.mark.parametrize("command", [["check"], ["--port=0"]])
 def test_the_warnings_of_kubectl_are_given(config: Path, command: list[str]) -> None:
-    """What weakens the proxy, or looks like a mistake, is said on start and by check."""
+    """What weakens the proxy, or looks like a mistake, is said on start and by check, which goes on."""
     args = [*command, "--disable-filter", "--www=/no/such/folder", f"--kubeconfig={config}"]
-    with Process([sys.executable, "-m", "kproxy", *args]) as program:
+    with Process([*KPROXY, *args], env={"HTTP2_PING_TIMEOUT_SECONDS": "soon"}) as program:
         if command == ["check"]:
             assert program.wait() == 0
+            told = re.findall("^# warning: (.*)$", program.stdout, re.MULTILINE)
         else:
-            program.wait_for_output("server.started")
+            program.wait_for_event("config.questioned", 3)
             assert program.stop() == 0
-    assert "filter" in program.stdout + program.stderr
+            told = [line["detail"] for line in program.log_events("config.questioned")]
+    begins = ("Request filter disabled", "Failed to stat static file directory /no/such/folder", "HTTP2_PING")
+    assert [each.startswith(begin) for each, begin in zip(told, begins, strict=True)] == [True] * 3
 
 
 def test_the_demo_needs_nothing() -> None:
