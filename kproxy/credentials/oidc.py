@@ -13,9 +13,9 @@ import binascii
 import contextlib
 import json
 import ssl
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
 from weakref import WeakValueDictionary
 
@@ -36,6 +36,8 @@ ID_TOKEN, REFRESH_TOKEN = "id-token", "refresh-token"
 # A token found in the kubeconfig is not used so shortly before its end.
 LEEWAY_SECONDS = 10.0
 TIMEOUT_SECONDS = 30.0
+# How long an answer that is on its way is waited for when kproxy ends.
+FINISH_SECONDS = 2.0
 LIMIT_BYTES = 1 << 20
 LOGIN = (
     "log in again with the tool that wrote the tokens (kubelogin, kubectl oidc-login, your provider's portal)"
@@ -153,13 +155,18 @@ class OidcSession:
                     if self._clock() < (token_life(at_hand).expires_at or 0.0):
                         return at_hand
                     raise Refused(f"No valid id-token, and cannot refresh without refresh-token; {LOGIN}")
-                answer = await self._fetch()
-                if not await self._look():
-                    break
-                # Somebody has logged in meanwhile: what we hold would be the one before, and in the file too.
-            self._adopt(answer)
-            await self._save()
-            return self._tokens[ID_TOKEN]
+                if await _finished(self._renew()):
+                    return self._tokens[ID_TOKEN]
+
+    async def _renew(self) -> bool:
+        """Fetch new tokens; False when somebody has logged in meanwhile. Raises Refused."""
+        answer = await self._fetch()
+        if await self._look():
+            # What was fetched is for the one before, and must not get into the file either.
+            return False
+        self._adopt(answer)
+        await self._save()
+        return True
 
     def _is_good(self, token: str) -> bool:
         now = self._clock()
@@ -326,6 +333,18 @@ class OidcSession:
             raise Refused(f"{field}: {error.strerror}") from None
         except KubeconfigError:
             raise Refused(f"{field}: holds no valid certificate in PEM form") from None
+
+
+async def _finished(renewing: Coroutine[Any, Any, bool]) -> bool:
+    """Its outcome; who is cancelled gives it a moment: a refresh-token that is spent has only this answer."""
+    task = asyncio.ensure_future(renewing)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait((task,), timeout=FINISH_SECONDS)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        raise
 
 
 async def _body(response: aiohttp.ClientResponse) -> bytes:

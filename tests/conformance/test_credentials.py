@@ -16,7 +16,7 @@ import yaml
 from structlog.testing import capture_logs
 
 from kproxy.credentials import Credential, CredentialSource, open_source
-from kproxy.errors import ConfigError, RefreshError
+from kproxy.errors import ConfigError, CredentialError, RefreshError
 from kproxy.kube.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
 from kproxy.tls import client_context
 from tests.support.clock import Clock
@@ -413,6 +413,20 @@ async def test_a_waiter_that_leaves_does_not_end_the_renewal(login: Login, issue
     issuer.gate.set()
     await asyncio.gather(*waiters[1:])
     assert len(issuer.forms) == 1
+
+
+async def test_an_end_in_the_middle_of_a_renewal_loses_no_token(login: Login, issuer: OidcIssuer) -> None:
+    """The refresh-token is spent by then: without its successor somebody would have to log in again."""
+    issuer.gate = asyncio.Event()
+    source = login.open()
+    asking = asyncio.create_task(source.get())
+    await issuer.reached.wait()
+    closing = asyncio.create_task(source.close())
+    issuer.gate.set()
+    await closing
+    assert login.stored["refresh-token"] == issuer.refresh_token == login.config["refresh-token"] + "+"
+    with pytest.raises(CredentialError, match="credentials are closed"):
+        await asking
 
 
 async def test_the_environments_proxy_is_used_and_must_be_usable(login: Login, issuer: OidcIssuer) -> None:
