@@ -14,7 +14,7 @@ import asyncio
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -320,16 +320,25 @@ def served(
     pki: Pki,
     upstream_port: int,
 ) -> Iterator[Served]:
+    arguments = getattr(request.module, "PROGRAM_ARGS", ())
+    variables = getattr(request.module, "PROGRAM_ENV", {})
+    with serving(tmp_path_factory.mktemp("served"), pki, upstream_port, *arguments, **variables) as served:
+        yield served
+
+
+@contextmanager
+def serving(
+    folder: Path, pki: Pki, upstream_port: int, *arguments: str, **variables: str
+) -> Iterator[Served]:
+    """A program with these arguments and variables, with a token and a certificate."""
     token = secrets.plant("token")
     path = kubeconfig(
-        tmp_path_factory.mktemp("served"),
+        folder,
         f"https://127.0.0.1:{upstream_port}",
         ca_pem=pki.ca.pem,
         token=token,
         client_certificate=pki.client_certificate,
     )
-    arguments = getattr(request.module, "PROGRAM_ARGS", ())
-    variables = getattr(request.module, "PROGRAM_ENV", {})
     kind = KubectlProxy if COMPARES else Program
     with kind(*arguments, kubeconfig=path, env=variables) as program:
         if not COMPARES:

@@ -20,6 +20,7 @@ from tests.support.notice import NOTICED_SECONDS, hung_up, noticed
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import Program
 from tests.support.secrets import plant
+from tests.support.volume import Volume
 
 RELOADED = "config.reloaded"
 PODS = "/api/v1/namespaces/default/pods"
@@ -78,22 +79,11 @@ async def status(program: Program, target: str = PODS, method: str = "GET", **he
 
 async def test_a_config_map_that_is_mounted_is_followed(tmp_path: Path, kubeconfig: Kubeconfig) -> None:
     """The kubelet turns a link to a directory; the path that kproxy was told stays the same."""
-    for number, verbs in enumerate(("^PUT$", "^GET$")):
-        folder = tmp_path / "mounted" / f"..{number}"
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text(f"port: 0\nreject_methods: ['{verbs}']\n")
-    data = tmp_path / "mounted" / "..data"
-    data.symlink_to("..0")
-    path = tmp_path / "mounted" / "config.yaml"
-    path.symlink_to("..data/config.yaml")
-
-    def turn() -> None:
-        data.with_name("..tmp").symlink_to("..1")
-        data.with_name("..tmp").replace(data)
-
-    async with Program(f"--config={path}", kubeconfig=kubeconfig.path) as program:
+    volume = Volume(tmp_path / "mounted", {"config.yaml": b"port: 0\nreject_methods: ['^PUT$']\n"})
+    new = {"config.yaml": b"port: 0\nreject_methods: ['^GET$']\n"}
+    async with Program(f"--config={volume.path / 'config.yaml'}", kubeconfig=kubeconfig.path) as program:
         assert await status(program) == 200
-        assert (await noticed(program, turn, RELOADED))["keys"] == ["reject_methods"]
+        assert (await noticed(program, lambda: volume.project(new), RELOADED))["keys"] == ["reject_methods"]
         assert await status(program) == 403
 
 

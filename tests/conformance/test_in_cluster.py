@@ -18,27 +18,11 @@ from tests.support.pki import CA
 from tests.support.pod import in_pod
 from tests.support.program import Program
 from tests.support.secrets import plant
+from tests.support.volume import Volume
 
 
-class ServiceAccount:
-    """A projected volume: files are links into `..data`, itself a link that is turned to a new directory."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._number = 0
-        path.mkdir()
-        for name in ("token", "ca.crt", "namespace"):
-            (path / name).symlink_to(f"..data/{name}")
-
-    def project(self, token: str, ca_pem: bytes) -> None:
-        self._number += 1
-        directory = self.path / f"..{self._number}"
-        directory.mkdir()
-        (directory / "token").write_text(token)
-        (directory / "ca.crt").write_bytes(ca_pem)
-        (directory / "namespace").write_text("default")
-        (self.path / "..tmp").symlink_to(directory.name)
-        (self.path / "..tmp").replace(self.path / "..data")
+def account_files(token: str, ca_pem: bytes) -> dict[str, bytes]:
+    return {"token": token.encode(), "ca.crt": ca_pem, "namespace": b"default"}
 
 
 @pytest.fixture
@@ -48,14 +32,12 @@ async def server() -> AsyncIterator[ApiServer]:
 
 
 @pytest.fixture
-def account(tmp_path: Path, server: ApiServer) -> ServiceAccount:
-    account = ServiceAccount(tmp_path / "sa")
-    account.project(plant("token"), server.ca.pem)
-    return account
+def account(tmp_path: Path, server: ApiServer) -> Volume:
+    return Volume(tmp_path / "sa", account_files(plant("token"), server.ca.pem))
 
 
 @pytest.fixture
-async def program(account: ServiceAccount, server: ApiServer) -> AsyncIterator[Program]:
+async def program(account: Volume, server: ApiServer) -> AsyncIterator[Program]:
     env = {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(server.port)}
     program = Program(env=env)
     program.command = in_pod(account.path, program.command)
@@ -64,7 +46,7 @@ async def program(account: ServiceAccount, server: ApiServer) -> AsyncIterator[P
         yield program
 
 
-async def test_the_service_account_is_used(program: Program, account: ServiceAccount) -> None:
+async def test_the_service_account_is_used(program: Program, account: Volume) -> None:
     """Without any kubeconfig; the first line of the log says so."""
     seen = await seen_by(program)
     assert seen["authorization"] == f"Bearer {(account.path / 'token').read_text()}"
@@ -72,14 +54,12 @@ async def test_the_service_account_is_used(program: Program, account: ServiceAcc
     assert (line["context"], line["credential"]) == ("in-cluster", "tokenFile")
 
 
-async def test_a_renewed_token_is_picked_up(
-    program: Program, account: ServiceAccount, server: ApiServer
-) -> None:
+async def test_a_renewed_token_is_picked_up(program: Program, account: Volume, server: ApiServer) -> None:
     """Within two seconds, before the old one ends; a running watch goes on."""
     async with Stream(program) as watch:
         await watch.first_event()
         token = plant("token")
-        account.project(token, server.ca.pem)
+        account.project(account_files(token, server.ca.pem))
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             while (await seen_by(program))["authorization"] != f"Bearer {token}":
                 await asyncio.sleep(0.02)
@@ -89,23 +69,21 @@ async def test_a_renewed_token_is_picked_up(
 
 
 async def test_a_refused_token_is_read_again_at_once(
-    program: Program, account: ServiceAccount, server: ApiServer
+    program: Program, account: Volume, server: ApiServer
 ) -> None:
     """The 401 is not the client's business when there is a newer token."""
     await seen_by(program)
     token = plant("token")
-    account.project(token, server.ca.pem)
+    account.project(account_files(token, server.ca.pem))
     server.accepts = {f"Bearer {token}"}
     assert (await ask(program)).status == 200
 
 
-async def test_a_renewed_authority_is_trusted(
-    program: Program, account: ServiceAccount, server: ApiServer
-) -> None:
+async def test_a_renewed_authority_is_trusted(program: Program, account: Volume, server: ApiServer) -> None:
     """The cluster's authority comes by the same volume."""
     await seen_by(program)
     new = CA("new-ca")
-    await noticed(program, lambda: account.project(plant("token"), new.pem))
+    await noticed(program, lambda: account.project(account_files(plant("token"), new.pem)))
     server.use_certificate_of(new)
     server.close_connections()
     assert (await ask(program)).status == 200

@@ -22,11 +22,13 @@ from kproxy.listeners.servertls import Certificates
 from kproxy.listening import ListenerConfig
 from tests.support.answers import Step, big, big_sha256, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes
+from tests.support.notice import noticed
 from tests.support.pair_files import PairFiles
 from tests.support.patience import LAST_RESORT_SECONDS, until
 from tests.support.pki import CA
 from tests.support.program import Program, ended
 from tests.support.upstream import ByteUpstream
+from tests.support.volume import Volume
 
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
 FORWARD = "/api/v1/namespaces/ns/pods/p/portforward"
@@ -345,23 +347,15 @@ async def test_a_pair_that_goes_and_comes_back(program: Program, pair: Pair) -> 
 
 async def test_the_swap_of_a_mounted_secret_is_noticed(tmp_path: Path, config: Path, pair: Pair) -> None:
     """Kubernetes turns one symlink, `..data`, for both files at once."""
-    volume = tmp_path / "volume"
-    for name in ("one", "two"):
-        (volume / name).mkdir(parents=True)
-        certificate, key = pair.ca.issue("localhost", NAMES)
-        (volume / name / "tls.crt").write_bytes(certificate)
-        (volume / name / "tls.key").write_bytes(key)
-    (volume / "..data").symlink_to("one")
-    for name in ("tls.crt", "tls.key"):
-        (volume / name).symlink_to(f"..data/{name}")
-    flags = f"--tls-certificate={volume / 'tls.crt'}", f"--tls-key={volume / 'tls.key'}"
+
+    def issued() -> dict[str, bytes]:
+        return dict(zip(("tls.crt", "tls.key"), pair.ca.issue("localhost", NAMES), strict=True))
+
+    volume, new = Volume(tmp_path / "volume", issued()), issued()
+    flags = f"--tls-certificate={volume.path / 'tls.crt'}", f"--tls-key={volume.path / 'tls.key'}"
     async with Program(*flags, kubeconfig=config) as program:
-        await program.output("server.started")
-        (volume / "..new").symlink_to("two")
-        (volume / "..new").rename(volume / "..data")
-        await program.output("certificate.reloaded")
-        wanted = ssl.PEM_cert_to_DER_cert((volume / "two" / "tls.crt").read_text())
-        assert await shown_by(program, pair.ca) == wanted
+        await noticed(program, lambda: volume.project(new), "certificate.reloaded")
+        assert await shown_by(program, pair.ca) == ssl.PEM_cert_to_DER_cert(new["tls.crt"].decode())
 
 
 async def test_no_reload_leaves_it_alone(config: Path, pair: Pair) -> None:

@@ -38,31 +38,14 @@ from tests.support.pki import CA
 from tests.support.pod import ACCOUNT, USER_ID, in_container
 from tests.support.program import Program, kubeconfig
 from tests.support.secrets import plant
+from tests.support.volume import Volume
 
 PODS = "/api/v1/namespaces/shop/pods"
 
 
-def mounted(folder: Path, mode: int, files: Mapping[str, bytes]) -> Path:
-    """A volume of Kubernetes: links into `..data`, root's, readable by the group that fsGroup gives it."""
-    folder.mkdir()
-    project(folder, "first", mode, files)
-    for name in files:
-        (folder / name).symlink_to(f"..data/{name}")
-    return folder
-
-
-def project(folder: Path, version: str, mode: int, files: Mapping[str, bytes]) -> None:
-    """Turn the link to a new version, as the kubelet does."""
-    directory = folder / f"..{version}"
-    directory.mkdir()
-    for name, content in files.items():
-        path = directory / name
-        path.write_bytes(content)
-        path.chmod(mode)
-        if os.geteuid() == 0:
-            os.chown(path, 0, USER_ID)
-    (folder / "..tmp").symlink_to(directory.name)
-    (folder / "..tmp").replace(folder / "..data")
+def mounted(folder: Path, mode: int, files: Mapping[str, bytes]) -> Volume:
+    """Root's, readable by the group that fsGroup gives it."""
+    return Volume(folder, files, mode=mode, group=USER_ID)
 
 
 @pytest.fixture
@@ -72,12 +55,12 @@ async def server() -> AsyncIterator[ApiServer]:
 
 
 @pytest.fixture
-def account(tmp_path: Path, server: ApiServer) -> Path:
+def account(tmp_path: Path, server: ApiServer) -> Volume:
     files = {"token": plant("token").encode(), "ca.crt": server.ca.pem, "namespace": b"shop"}
     return mounted(tmp_path / "account", 0o640, files)
 
 
-def container(heading: str, server: ApiServer, mounts: Mapping[str, Path], **variables: str) -> Program:
+def container(heading: str, server: ApiServer, mounts: Mapping[str, Volume], **variables: str) -> Program:
     """What the manifest runs, on a free port."""
     program = Program(
         *kproxy_of(heading)["args"],
@@ -90,7 +73,7 @@ def container(heading: str, server: ApiServer, mounts: Mapping[str, Path], **var
             **variables,
         },
     )
-    program.command = in_container(program.command, mounts)
+    program.command = in_container(program.command, {place: each.path for place, each in mounts.items()})
     return program
 
 
@@ -104,12 +87,12 @@ def ask_by(probe: Mapping[str, Any], port: int) -> int:
     return subprocess.run([sys.executable, *own], capture_output=True, timeout=60, check=False).returncode
 
 
-async def test_the_sidecar_serves_and_its_probes_pass(account: Path, server: ApiServer) -> None:
+async def test_the_sidecar_serves_and_its_probes_pass(account: Volume, server: ApiServer) -> None:
     """With the pod's account, and no more than its filters allow."""
     async with container(SIDECAR, server, {ACCOUNT: account}) as program:
         assert program.serving_on.startswith("127.0.0.1:")
         seen = await seen_by(program, PODS)
-        assert seen["authorization"] == f"Bearer {(account / 'token').read_text()}"
+        assert seen["authorization"] == f"Bearer {(account.path / 'token').read_text()}"
         assert (await ask(program, PODS, "POST", b"{}")).status == 403
         for name in ("startupProbe", "livenessProbe", "readinessProbe"):
             assert await asyncio.to_thread(ask_by, kproxy_of(SIDECAR)[name], program.port) == 0
@@ -121,7 +104,7 @@ async def test_the_sidecar_serves_and_its_probes_pass(account: Path, server: Api
     assert ask_by(kproxy_of(SIDECAR)["livenessProbe"], port) != 0
 
 
-async def test_the_sidecar_is_not_ready_without_the_cluster(account: Path, server: ApiServer) -> None:
+async def test_the_sidecar_is_not_ready_without_the_cluster(account: Volume, server: ApiServer) -> None:
     """But alive: to start it again would not help."""
     server.accepts = ()
     async with container(SIDECAR, server, {ACCOUNT: account}) as program:
@@ -139,7 +122,7 @@ def certificate() -> CA:
 
 
 @pytest.fixture
-def volumes(tmp_path: Path, account: Path, certificate: CA) -> dict[str, Path]:
+def volumes(tmp_path: Path, account: Volume, certificate: CA) -> dict[str, Volume]:
     """By the paths that the manifest mounts them at."""
     own, key = certificate.issue("kproxy.kproxy.svc", ("kproxy.kproxy.svc", "localhost"))
     secret = next(each["secret"] for each in pod_of(DEPLOYMENT)["volumes"] if "secret" in each)
@@ -167,7 +150,7 @@ async def asked(program: Program, ca: CA, target: str, host: str, method: str = 
 
 
 async def test_the_deployment_serves_and_its_probes_pass(
-    volumes: dict[str, Path], server: ApiServer, certificate: CA
+    volumes: dict[str, Volume], server: ApiServer, certificate: CA
 ) -> None:
     """By the names of its Service, over TLS; nothing else is let in or through."""
     async with container(DEPLOYMENT, server, volumes, KPROXY_SHUTDOWN_DELAY="0s") as program:
@@ -184,7 +167,7 @@ async def test_the_deployment_serves_and_its_probes_pass(
 
 
 async def test_a_changed_config_map_is_taken_up(
-    volumes: dict[str, Path], server: ApiServer, certificate: CA
+    volumes: dict[str, Volume], server: ApiServer, certificate: CA
 ) -> None:
     """The filters count at once; what needs a restart is named."""
     async with container(DEPLOYMENT, server, volumes, KPROXY_SHUTDOWN_DELAY="0s") as program:
@@ -192,16 +175,14 @@ async def test_a_changed_config_map_is_taken_up(
         config = manifest(DEPLOYMENT, "ConfigMap")["data"]["config.yaml"]
         changed = f"{config}\nreject_paths: ['/pods']\nwww_prefix: /pages/\n"
         files = {"config.yaml": changed.encode()}
-        await noticed(
-            program, lambda: project(volumes["/etc/kproxy"], "second", 0o644, files), "config.reloaded"
-        )
+        await noticed(program, lambda: volumes["/etc/kproxy"].project(files), "config.reloaded")
         assert (await asked(program, certificate, PODS, "localhost")).status == 403
         (line,) = program.log_events("config.restart_needed")
         assert line["keys"] == ["www_prefix"]
 
 
 async def test_a_renewed_certificate_is_taken_up(
-    volumes: dict[str, Path], server: ApiServer, certificate: CA
+    volumes: dict[str, Volume], server: ApiServer, certificate: CA
 ) -> None:
     """As cert-manager renews it, by the same volume."""
     renewed = CA("renewed-ca")
@@ -209,8 +190,7 @@ async def test_a_renewed_certificate_is_taken_up(
         assert (await asked(program, certificate, "/-/healthz", "localhost")).status == 200
         own, key = renewed.issue("kproxy.kproxy.svc", ("kproxy.kproxy.svc",))
         files = {"tls.crt": own, "tls.key": key}
-        place = volumes["/etc/kproxy-tls"]
-        await noticed(program, lambda: project(place, "second", 0o440, files), "certificate.reloaded")
+        await noticed(program, lambda: volumes["/etc/kproxy-tls"].project(files), "certificate.reloaded")
         assert (await asked(program, renewed, "/-/healthz", "localhost")).status == 200
 
 
