@@ -369,14 +369,14 @@ async def _look_at_others(
     contexts: Contexts, upstreams: Upstreams, open_one: Callable[[ResolvedContext], Upstream], config: Config
 ) -> None:
     """Warn of what is wrong or dangerous with contexts that are not opened yet, while others are served."""
-    for name, context in contexts.others.items():
+    for context in contexts.others.values():
         if isinstance(context, KubeconfigError):
             continue  # told already
         try:
             # Files may be on a network home that hangs, and the system's authorities take their time.
             upstream = await in_daemon_thread(partial(open_one, context))
         except ConfigError as error:
-            upstreams.note_failure(name, error)
+            upstreams.note_failure(context, error)
             continue
         await upstream.close()
         for warning in warnings_for(context, append_server_path=config.append_server_path):

@@ -179,10 +179,10 @@ class Upstreams:
         if isinstance(seat.source, KubeconfigError):
             self._note_failure(seat, seat.source)
 
-    def note_failure(self, name: str, error: ConfigError) -> None:
+    def note_failure(self, context: ResolvedContext, error: ConfigError) -> None:
         """Somebody found out what will be wrong with a context once it is opened."""
-        seat = self.table.seats.get(name)
-        if seat is not None and seat.upstream is None:
+        seat = self.table.seats.get(context.name)
+        if seat is not None and seat.upstream is None and seat.source == context:
             self._note_failure(seat, error)
 
     def _note_failure(self, seat: Seat, error: ConfigError) -> None:
