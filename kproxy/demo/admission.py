@@ -126,11 +126,6 @@ def updated(kind: Kind, old: Json, new: Json) -> Json:
     return result
 
 
-def status_updated(old: Json, new: Json) -> Json:
-    """`old` with the status of `new`, which is all the status subresource may write."""
-    return {**old, "status": new.get("status", {})}
-
-
 def _check(kind: Kind, value: Json) -> None:
     causes = _wrong_name(kind, value["metadata"])
     spec = value.get("spec") or {}

@@ -13,7 +13,7 @@ from kproxy.demo.answers import Call, refuse, write
 from kproxy.demo.bodies import decode_body, decode_options, media_type_of, read_body
 from kproxy.demo.front import answer_page
 from kproxy.demo.kinds import Registry
-from kproxy.demo.objects import Objects, Target, check_patch_type, subresource_view
+from kproxy.demo.objects import Objects, Target, check_patch_type, shown
 from kproxy.demo.paging import is_true, list_page
 from kproxy.demo.routes import ACTIONS, resolve, segments_of, verb_of
 from kproxy.demo.selectors import Selection, parse_selection
@@ -66,8 +66,7 @@ class Api:
         if verb in ("list", "watch", "deletecollection"):
             return await self._on_collection(call, target, verb)
         if verb == "get":
-            kind, stored = subresource_view(target, self._objects.get(target))
-            return await write(call, call.view.show(kind, stored))
+            return await write(call, call.view.show(target.kind, shown(target, self._objects.get(target))))
         raw = await read_body(call.request)
         if verb == "delete":
             return await self._delete(call, target, decode_options(raw, media_type_of(call.request)))
@@ -115,8 +114,7 @@ class Api:
         if written.warning:
             quoted = written.warning.replace("\\", "\\\\").replace('"', '\\"')
             call.headers["Warning"] = f'299 - "{quoted}"'
-        kind, stored = subresource_view(target, written.stored)
-        return await write(call, view.show(kind, stored), code=written.code)
+        return await write(call, view.show(target.kind, shown(target, written.stored)), code=written.code)
 
     async def _delete(self, call: Call, target: Target, body: Any) -> web.StreamResponse:
         if call.query.get("gracePeriodSeconds", "").isdecimal():

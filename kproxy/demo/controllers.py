@@ -29,7 +29,6 @@ from kproxy.demo.workloads import (
 _LOGGER = logging.getLogger(__name__)
 # Somebody may scale to 100000: the others get their turn in between.
 _CREATED_A_PASS = 50
-_WATCHED = (PODS.resource, DEPLOYMENTS.resource, NAMESPACES.resource, NODES.resource)
 
 
 class Controllers:
@@ -48,16 +47,15 @@ class Controllers:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        seen: tuple[int, ...] = ()
+        seen = 0
         due: float | None = None
         while True:
             anything = self._store.anything()
-            changes = tuple(map(self._store.last_change, _WATCHED))
             now = loop.time()
-            if changes != seen or (due is not None and now >= due):
-                due = self.reconcile(now)
+            if self._store.version != seen or (due is not None and now >= due):
                 # Our own writes are changes, too: look again until a pass writes nothing.
-                seen = changes
+                seen = self._store.version
+                due = self.reconcile(now)
                 await asyncio.sleep(0)
                 continue
             with contextlib.suppress(TimeoutError):

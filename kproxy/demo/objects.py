@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from kproxy.demo import clock, patches
-from kproxy.demo.admission import conform, created, status_updated, updated
-from kproxy.demo.kinds import CRDS, DEPLOYMENTS, NAMESPACES, PODS, Json, Kind, custom_kind
+from kproxy.demo.admission import conform, created, updated
+from kproxy.demo.kinds import CRDS, NAMESPACES, PODS, Json, Kind, custom_kind
 from kproxy.demo.selectors import Selection
 from kproxy.demo.status import (
     already_exists,
@@ -99,10 +99,7 @@ class Objects:
         return Written(stored=self._commit(target, value, options), code=201, warning=warning)
 
     def update(self, target: Target, body: Any, options: Options) -> Written:
-        old = self.get(target)
-        if target.subresource == "scale":
-            return self._rescale(target, old, body, options)
-        return self._replace(target, old, body, options)
+        return self._replace(target, self.get(target), body, options)
 
     def patch(self, target: Target, media_type: str, body: Any, options: Options) -> Written:
         """`media_type` has passed `check_patch_type`."""
@@ -115,17 +112,14 @@ class Objects:
                 return self.create(target, body, options)
         if old is None:
             raise not_found(target.kind, target.name)
-        scales = target.subresource == "scale"
         try:
-            new = _PATCHES[media_type](scale_of(old.value) if scales else old.value, body)
+            new = _PATCHES[media_type](shown(target, old).value, body)
         except patches.PatchError as error:
             raise bad_request(f"error decoding patch: {error}") from None
         except patches.PatchMismatch:
             raise unprocessable() from None
         except (AttributeError, TypeError, KeyError) as error:
             raise bad_request(f"the patch does not fit {target.kind.kind}: {error}") from None
-        if scales:
-            return self._rescale(target, old, new, options)
         return self._replace(target, old, new, options)
 
     def delete(self, target: Target, body: Any, options: Options) -> Stored | None:
@@ -172,38 +166,24 @@ class Objects:
         return self._store.get(target.kind.resource, target.scope, target.name)
 
     def _replace(self, target: Target, old: Stored, body: Any, options: Options) -> Written:
-        kind = target.kind
+        if target.subresource == "scale":
+            body = _scaled(target, old.value, body)
         value, warning = conform(
-            kind, body, namespace=target.scope, name=target.name, validation=options.validation
+            target.kind, body, namespace=target.scope, name=target.name, validation=options.validation
         )
         _check_version(target, old, value["metadata"])
         if target.subresource in ("status", "finalize"):
-            new = status_updated(old.value, value)
+            new = {**old.value, "status": value.get("status", {})}
         else:
-            new = updated(kind, old.value, value)
+            new = updated(target.kind, old.value, value)
         if new == old.value:
             return Written(stored=old, warning=warning)
         metadata = new["metadata"]
-        if (
-            metadata.get("deletionTimestamp")
-            and kind not in (PODS, NAMESPACES)
-            and not metadata.get("finalizers")
-        ):
+        ends_by_itself = target.kind in (PODS, NAMESPACES)
+        if metadata.get("deletionTimestamp") and not metadata.get("finalizers") and not ends_by_itself:
             self._remove(target, old, options)
             return Written(stored=Stored(old.key, new, old.version), warning=warning)
         return Written(stored=self._commit(target, new, options), warning=warning)
-
-    def _rescale(self, target: Target, old: Stored, body: Any, options: Options) -> Written:
-        if not isinstance(body, dict) or body.get("kind", "Scale") != "Scale":
-            raise bad_request("the body of a scale request must be a Scale of autoscaling/v1")
-        _check_version(target, old, _part(body, "metadata"))
-        replicas = _part(body, "spec").get("replicas", 0)
-        if not isinstance(replicas, int) or replicas < 0:
-            cause = wrong("spec.replicas", replicas, "must be greater than or equal to 0")
-            raise invalid("Scale", "autoscaling", target.name, [cause])
-        new = {**old.value, "spec": {**old.value["spec"], "replicas": replicas}}
-        whole = dataclasses.replace(target, subresource="")
-        return self._replace(whole, old, new, options)
 
     def _commit(self, target: Target, value: Json, options: Options) -> Stored:
         if options.dry_run:
@@ -221,31 +201,38 @@ class Objects:
         return stored if target.kind is PODS else None
 
 
-def scale_of(deployment: Json) -> Json:
-    """The `scale` of a deployment (autoscaling/v1)."""
-    metadata = deployment["metadata"]
+def shown(target: Target, stored: Stored) -> Stored:
+    """What a get or a write of the target answers: the object, but for its `scale` (autoscaling/v1)."""
+    if target.subresource != "scale":
+        return stored
+    deployment = stored.value
+    metadata, labels = deployment["metadata"], deployment["spec"]["selector"]["matchLabels"]
     names = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
-    labels = deployment["spec"]["selector"].get("matchLabels", {})
-    return {
+    scale = {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
-        "metadata": {name: metadata[name] for name in names if name in metadata},
+        "metadata": {name: metadata[name] for name in names},
         "spec": {"replicas": deployment["spec"].get("replicas", 1)},
         "status": {
             "replicas": deployment.get("status", {}).get("replicas", 0),
             "selector": ",".join(f"{key}={text}" for key, text in sorted(labels.items())),
         },
     }
+    return Stored(stored.key, scale, stored.version)
 
 
-def subresource_view(target: Target, stored: Stored) -> tuple[Kind, Stored]:
-    """What a get or a write of a subresource answers: for most of them, the object."""
-    if target.subresource != "scale":
-        return target.kind, stored
-    kind = dataclasses.replace(
-        DEPLOYMENTS, group="autoscaling", kind="Scale", plural="deployments/scale", list_kind="ScaleList"
-    )
-    return kind, Stored(stored.key, scale_of(stored.value), stored.version)
+def _scaled(target: Target, deployment: Json, scale: Any) -> Json:
+    """The deployment as its changed `scale` wants it."""
+    if not isinstance(scale, dict) or scale.get("kind", "Scale") != "Scale":
+        raise bad_request("the body of a scale request must be a Scale of autoscaling/v1")
+    metadata = deployment["metadata"]
+    version = _part(scale, "metadata").get("resourceVersion") or metadata["resourceVersion"]
+    replicas = _part(scale, "spec").get("replicas", 0)
+    if not isinstance(replicas, int) or replicas < 0:
+        cause = wrong("spec.replicas", replicas, "must be greater than or equal to 0")
+        raise invalid("Scale", "autoscaling", target.name, [cause])
+    metadata = {**metadata, "resourceVersion": version}
+    return {**deployment, "metadata": metadata, "spec": {**deployment["spec"], "replicas": replicas}}
 
 
 def check_patch_type(kind: Kind, media_type: str) -> None:

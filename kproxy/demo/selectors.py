@@ -24,28 +24,23 @@ Test = Callable[[Json], bool]
 class Selection:
     """Which objects of a list or a watch are meant; no tests mean all of them."""
 
-    labels: tuple[Test, ...] = ()
-    fields: tuple[Test, ...] = ()
+    tests: tuple[Test, ...] = ()
 
     @property
     def is_everything(self) -> bool:
-        return not self.labels and not self.fields
+        return not self.tests
 
     def matches(self, value: Json) -> bool:
-        if self.labels:
-            labels = value["metadata"].get("labels") or {}
-            if not all(test(labels) for test in self.labels):
-                return False
-        return all(test(value) for test in self.fields)
+        return all(test(value) for test in self.tests)
 
 
 def parse_selection(kind: Kind, label_selector: str, field_selector: str) -> Selection:
     """Raises ApiError 400 for what cannot be parsed or, with fields, is not selectable."""
-    labels = tuple(_label_test(part) for part in _split(label_selector))
-    fields = tuple(
-        _field_test(kind, part, field_selector) for part in field_selector.split(",") if part.strip()
-    )
-    return Selection(labels, fields)
+    # Commas inside the parentheses of a set do not separate requirements.
+    parts = re.split(r",(?![^(]*\))", label_selector) if label_selector.strip() else []
+    labels = [_label_test(part.strip()) for part in parts]
+    fields = [_field_test(kind, part, field_selector) for part in field_selector.split(",") if part.strip()]
+    return Selection((*labels, *fields))
 
 
 def field_at(value: Json, path: str) -> Any:
@@ -58,28 +53,21 @@ def field_at(value: Json, path: str) -> Any:
     return found
 
 
-def _split(selector: str) -> list[str]:
-    # Commas inside the parentheses of a set do not separate requirements.
-    parts = re.split(r",(?![^(]*\))", selector)
-    stripped = [part.strip() for part in parts]
-    return stripped if any(stripped) else []
-
-
 def _label_test(part: str) -> Test:
     if found := _EQUALS.fullmatch(part):
-        key, operator, value = found[1], found[3], found[4]
-        if operator == "!=":
-            return lambda labels: labels.get(key) != value
-        return lambda labels: labels.get(key) == value
-    if found := _IN_SET.fullmatch(part):
-        key, values = found[1], {each.strip() for each in found[4].split(",")}
-        if found[3] == "notin":
-            return lambda labels: labels.get(key) not in values
-        return lambda labels: key in labels and labels[key] in values
-    if found := _EXISTS.fullmatch(part):
-        negated, key = bool(found[1]), found[2]
-        return lambda labels: (key in labels) != negated
-    raise bad_request(f"unable to parse requirement: found '{part}', expected a label requirement")
+        key, is_out, values = found[1], found[3] == "!=", {found[4]}
+    elif found := _IN_SET.fullmatch(part):
+        key, is_out, values = found[1], found[3] == "notin", {each.strip() for each in found[4].split(",")}
+    elif found := _EXISTS.fullmatch(part):
+        negated, name = bool(found[1]), found[2]
+        return lambda value: (name in _labels(value)) != negated
+    else:
+        raise bad_request(f"unable to parse requirement: found '{part}', expected a label requirement")
+    return lambda value: (_labels(value).get(key) in values) != is_out
+
+
+def _labels(value: Json) -> Json:
+    return value["metadata"].get("labels") or {}
 
 
 def _field_test(kind: Kind, part: str, whole: str) -> Test:

@@ -135,11 +135,6 @@ class Store:
         """Set at the next change of whatever kind; ask again after that."""
         return self._anything
 
-    def last_change(self, resource: str) -> int:
-        """The version of the latest change of the kind that is remembered."""
-        shelf = self._shelf(resource)
-        return shelf.events[-1].stored.version if shelf.events else shelf.oldest
-
     def _shelf(self, resource: str) -> _Shelf:
         if resource not in self._shelves:
             self._shelves[resource] = _Shelf(self._first)
