@@ -35,6 +35,7 @@ _CONTAINERS = ("containers[].name", "containers[].image")
 _REQUIRED: dict[Kind, tuple[str, ...]] = {
     PODS: _CONTAINERS,
     DEPLOYMENTS: ("selector.matchLabels", *(f"template.spec.{path}" for path in _CONTAINERS)),
+    SERVICES: ("ports[].port",),
     CRDS: ("names.plural", "names.kind", "group", "scope", "versions[].name"),
 }
 """Fields of the spec that must be there; `[]` stands for each item of an array."""
@@ -129,8 +130,10 @@ def updated(kind: Kind, old: Json, new: Json) -> Json:
 def _check(kind: Kind, value: Json) -> None:
     causes = _wrong_name(kind, value["metadata"])
     spec = value.get("spec") or {}
-    # Dictionaries, since several fields may be missing together with the object they are in.
-    missing = dict.fromkeys(each for path in _REQUIRED.get(kind, ()) for each in _missing(spec, path, "spec"))
+    # A service that is but another name needs no ports.
+    paths = _REQUIRED.get(kind, ()) if spec.get("type") != "ExternalName" or spec.get("ports") else ()
+    # A dictionary, since several fields may be missing together with the object they are in.
+    missing = dict.fromkeys(each for path in paths for each in _missing(spec, path, "spec"))
     causes += map(required, missing)
     if kind is DEPLOYMENTS and not missing:
         wanted = spec["selector"]["matchLabels"]
@@ -140,8 +143,6 @@ def _check(kind: Kind, value: Json) -> None:
             causes.append(wrong("spec.template.metadata.labels", labels, text))
         if spec.get("replicas", 0) < 0:
             causes.append(wrong("spec.replicas", spec["replicas"], "must be greater than or equal to 0"))
-    elif kind is SERVICES and spec.get("type") != "ExternalName" and not spec.get("ports"):
-        causes.append(required("spec.ports"))
     elif kind is CRDS and not missing:
         if value["metadata"]["name"] != f"{spec['names']['plural']}.{spec['group']}":
             text = 'must be spec.names.plural+"."+spec.group'

@@ -26,8 +26,8 @@ async def answer_page(call: Call, registry: Registry, segments: list[str]) -> we
         return await write(call, b"404 page not found\n", content_type=_TEXT, code=404)
     if call.request.method != "GET":
         raise method_not_allowed()
-    wanted = accepted(call.request.headers.get("Accept", ""))
-    if segments == ["openapi", "v2"] and wanted[0][0] in openapi.V2_PROTOBUF_ASKED:
+    wanted = next((name for name, _ in accepted(call.request.headers.get("Accept", ""))), None)
+    if segments == ["openapi", "v2"] and wanted in openapi.V2_PROTOBUF_ASKED:
         return await write(call, openapi.v2_protobuf(), content_type=openapi.V2_PROTOBUF)
     return await write(call, dataclasses.replace(call.view, is_table=False).write_value(page))
 

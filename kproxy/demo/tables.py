@@ -15,8 +15,7 @@ from kproxy.demo.kinds import Json, Kind
 from kproxy.demo.selectors import field_at
 
 _NONE = "<none>"
-Cell = Callable[[Json, float], Any]
-"""From the object and the time now, in epoch seconds."""
+Cell = Callable[[Json], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,34 +43,34 @@ def columns_of(kind: Kind) -> tuple[Column, ...]:
 
 
 def _field(name: str, path: str, *, empty: Any = _NONE, priority: int = 0, kind: str = "string") -> Column:
-    def cell(value: Json, now: float) -> Any:
+    def cell(value: Json) -> Any:
         found = field_at(value, path)
         return empty if found in (None, "") else found
 
     return Column(name, cell, kind, priority)
 
 
-def _since(text: Any, now: float) -> str:
+def _since(text: Any) -> str:
     try:
-        return clock.age(now - clock.parse_time(text))
+        return clock.age(clock.now() - clock.parse_time(text))
     except (TypeError, ValueError):
         return "<unknown>"
 
 
-def _age(value: Json, now: float) -> str:
-    return _since(value["metadata"].get("creationTimestamp"), now)
+def _age(value: Json) -> str:
+    return _since(value["metadata"].get("creationTimestamp"))
 
 
 def _container_statuses(value: Json) -> list[Json]:
     return list(value.get("status", {}).get("containerStatuses", ()))
 
 
-def _ready(value: Json, now: float) -> str:
+def _ready(value: Json) -> str:
     ready = sum(1 for status in _container_statuses(value) if status.get("ready"))
     return f"{ready}/{len(value['spec']['containers'])}"
 
 
-def _pod_status(value: Json, now: float) -> str:
+def _pod_status(value: Json) -> str:
     if value["metadata"].get("deletionTimestamp"):
         return "Terminating"
     for each in _container_statuses(value):
@@ -82,30 +81,30 @@ def _pod_status(value: Json, now: float) -> str:
     return str(status.get("reason") or status.get("phase", "Unknown"))
 
 
-def _restarts(value: Json, now: float) -> int:
+def _restarts(value: Json) -> int:
     return sum(each.get("restartCount", 0) for each in _container_statuses(value))
 
 
-def _node_status(value: Json, now: float) -> str:
+def _node_status(value: Json) -> str:
     conditions = value.get("status", {}).get("conditions", ())
-    ready = next((each["status"] for each in conditions if each["type"] == "Ready"), "Unknown")
-    text = {"True": "Ready", "False": "NotReady"}.get(ready, "Unknown")
+    ready = next((each.get("status") for each in conditions if each.get("type") == "Ready"), None)
+    text = {"True": "Ready", "False": "NotReady"}.get(ready or "", "Unknown")
     return text + (",SchedulingDisabled" if value.get("spec", {}).get("unschedulable") else "")
 
 
-def _roles(value: Json, now: float) -> str:
+def _roles(value: Json) -> str:
     prefix = "node-role.kubernetes.io/"
     labels = value["metadata"].get("labels") or {}
     roles = sorted(label.removeprefix(prefix) for label in labels if label.startswith(prefix))
     return ",".join(roles) or _NONE
 
 
-def _internal_ip(value: Json, now: float) -> str:
+def _internal_ip(value: Json) -> str:
     addresses = value.get("status", {}).get("addresses", ())
-    return next((each["address"] for each in addresses if each["type"] == "InternalIP"), _NONE)
+    return next((each.get("address", "") for each in addresses if each.get("type") == "InternalIP"), _NONE)
 
 
-def _ports(value: Json, now: float) -> str:
+def _ports(value: Json) -> str:
     shown = []
     for port in value["spec"].get("ports", ()):
         node_port = f":{port['nodePort']}" if port.get("nodePort") else ""
@@ -114,7 +113,7 @@ def _ports(value: Json, now: float) -> str:
 
 
 def _pairs(path: str) -> Cell:
-    def cell(value: Json, now: float) -> str:
+    def cell(value: Json) -> str:
         found = field_at(value, path) or {}
         return ",".join(f"{key}={text}" for key, text in sorted(found.items())) or _NONE
 
@@ -122,43 +121,39 @@ def _pairs(path: str) -> Cell:
 
 
 def _count(*names: str) -> Cell:
-    return lambda value, now: sum(len(value.get(name) or ()) for name in names)
+    return lambda value: sum(len(value.get(name) or ()) for name in names)
 
 
-def _external_ip(value: Json, now: float) -> str:
+def _external_ip(value: Json) -> str:
     ingress = value.get("status", {}).get("loadBalancer", {}).get("ingress", ())
     waiting = "<pending>" if value["spec"].get("type") == "LoadBalancer" else _NONE
     return ",".join(each.get("ip", each.get("hostname", "")) for each in ingress) or waiting
 
 
-def _replicas(value: Json, now: float) -> str:
+def _replicas(value: Json) -> str:
     return f"{value.get('status', {}).get('readyReplicas', 0)}/{value['spec'].get('replicas', 1)}"
 
 
 def _of_containers(name: str) -> Cell:
-    def cell(value: Json, now: float) -> str:
-        containers = field_at(value, "spec.template.spec.containers") or ()
-        return ",".join(str(container.get(name, "")) for container in containers)
-
-    return cell
+    return lambda value: ",".join(each[name] for each in value["spec"]["template"]["spec"]["containers"])
 
 
-def _event_object(value: Json, now: float) -> str:
+def _event_object(value: Json) -> str:
     involved = value.get("involvedObject", {})
     return f"{involved.get('kind', '').lower()}/{involved.get('name', '')}"
 
 
-def _last_seen(value: Json, now: float) -> str:
-    return _since(value.get("lastTimestamp") or value["metadata"].get("creationTimestamp"), now)
+def _last_seen(value: Json) -> str:
+    return _since(value.get("lastTimestamp") or value["metadata"].get("creationTimestamp"))
 
 
 def _custom_column(column: Json) -> Column:
     path = re.sub(r"\['?([^'\]]+)'?\]", r".\1", column.get("jsonPath", "")).lstrip(".")
     kind = column.get("type", "string")
 
-    def cell(value: Json, now: float) -> Any:
+    def cell(value: Json) -> Any:
         found = field_at(value, path)
-        return _since(found, now) if kind == "date" else found
+        return _since(found) if kind == "date" else found
 
     return Column(column.get("name", ""), cell, kind, column.get("priority", 0))
 

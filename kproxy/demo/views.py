@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import yaml
 
-from kproxy.demo import clock
 from kproxy.demo.kinds import Json, Kind
 from kproxy.demo.status import not_acceptable
 from kproxy.demo.store import Event, Stored, encode
@@ -82,7 +81,7 @@ class View:
         return json.dumps(parsed, indent=2, ensure_ascii=False).encode() + b"\n"
 
     def _table(self, kind: Kind, stored: Sequence[Stored], version: int, *, headers: bool) -> Json:
-        columns, now = columns_of(kind), clock.now()
+        columns = columns_of(kind)
         return {
             "kind": "Table",
             "apiVersion": _META,
@@ -90,7 +89,7 @@ class View:
             "columnDefinitions": [column.definition for column in columns] if headers else None,
             "rows": [
                 {
-                    "cells": [column.cell(each.value, now) for column in columns],
+                    "cells": [column.cell(each.value) for column in columns],
                     "object": each.value if self.has_objects else _partial(each.value["metadata"]),
                 }
                 for each in stored

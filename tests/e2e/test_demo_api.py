@@ -225,6 +225,17 @@ async def test_each_kind_of_patch(demo: DemoSession) -> None:
             ),
         ),
         (
+            "GET",
+            "/openapi/v2",
+            None,
+            {"Accept": "application/json;q=0"},
+            status(
+                406,
+                "NotAcceptable",
+                "only the following media types are accepted: application/json, application/yaml",
+            ),
+        ),
+        (
             "DELETE",
             "/api/v1/namespaces/default",
             None,

@@ -94,6 +94,12 @@ def test_a_built_in_kind_need_not_be_named_again() -> None:
         (DEPLOYMENTS, deployment(replicas=-1), 422, "must be greater than or equal to 0"),
         (DEPLOYMENTS, deployment(replicas=True), 400, "cannot unmarshal bool"),
         (SERVICES, {"metadata": {"name": "a"}, "spec": {}}, 422, "spec.ports: Required value"),
+        (
+            SERVICES,
+            {"metadata": {"name": "a"}, "spec": {"ports": [{}]}},
+            422,
+            r"spec.ports\[0\].port: Required",
+        ),
         (SERVICES, {"metadata": {"name": "1a"}, "spec": {"ports": [{"port": 1}]}}, 422, "metadata.name"),
         (CRDS, {"metadata": {"name": "a"}, "spec": {}}, 422, "spec.names: Required value"),
     ],

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from kproxy.demo.clock import age
-from kproxy.demo.kinds import PODS, SECRETS, Kind
+from kproxy.demo.kinds import NODES, PODS, SECRETS, Kind
 from kproxy.demo.status import ApiError
 from kproxy.demo.store import Event, Store
 from kproxy.demo.tables import columns_of
@@ -66,8 +66,15 @@ def pod(**status: object) -> dict[str, object]:
 )
 def test_the_status_column_of_a_pod(status: dict[str, object], shown: str) -> None:
     """What keeps a pod from running is said in its STATUS."""
-    cells = {column.name: column.cell(pod(**status), 0.0) for column in columns_of(PODS)}
+    cells = {column.name: column.cell(pod(**status)) for column in columns_of(PODS)}
     assert (cells["Status"], cells["Ready"], cells["IP"]) == (shown, "0/2", "<none>")
+
+
+def test_a_node_with_a_bare_status_is_shown() -> None:
+    """One odd node that somebody stored must not keep the others from being listed."""
+    node = {"metadata": {"name": "n"}, "status": {"conditions": [{}], "addresses": [{}]}}
+    cells = {column.name: column.cell(node) for column in columns_of(NODES)}
+    assert (cells["Status"], cells["Internal-IP"]) == ("Unknown", "<none>")
 
 
 def test_columns_of_a_custom_kind_come_from_its_definition() -> None:
@@ -87,7 +94,7 @@ def test_columns_of_a_custom_kind_come_from_its_definition() -> None:
     )
     value = {"metadata": {"name": "c", "labels": {"a": "b"}}, "spec": {"cronSpec": "* * * * *"}}
     columns = columns_of(kind)
-    assert [column.cell(value, 0.0) for column in columns] == ["c", "* * * * *", "b", "<unknown>"]
+    assert [column.cell(value) for column in columns] == ["c", "* * * * *", "b", "<unknown>"]
     assert [column.priority for column in columns] == [0, 0, 1, 0]
 
 
