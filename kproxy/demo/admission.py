@@ -130,8 +130,9 @@ def updated(kind: Kind, old: Json, new: Json) -> Json:
 def _check(kind: Kind, value: Json) -> None:
     causes = _wrong_name(kind, value["metadata"])
     spec = value.get("spec") or {}
-    # A service that is but another name needs no ports.
-    paths = _REQUIRED.get(kind, ()) if spec.get("type") != "ExternalName" or spec.get("ports") else ()
+    paths = _REQUIRED.get(kind, ())
+    if kind is SERVICES and spec.get("type") == "ExternalName" and not spec.get("ports"):
+        paths = ()
     # A dictionary, since several fields may be missing together with the object they are in.
     missing = dict.fromkeys(each for path in paths for each in _missing(spec, path, "spec"))
     causes += map(required, missing)
@@ -144,9 +145,9 @@ def _check(kind: Kind, value: Json) -> None:
         if spec.get("replicas", 0) < 0:
             causes.append(wrong("spec.replicas", spec["replicas"], "must be greater than or equal to 0"))
     elif kind is CRDS and not missing:
-        if value["metadata"]["name"] != f"{spec['names']['plural']}.{spec['group']}":
-            text = 'must be spec.names.plural+"."+spec.group'
-            causes.append(wrong("metadata.name", value["metadata"]["name"], text))
+        name = value["metadata"].get("name")
+        if name != f"{spec['names']['plural']}.{spec['group']}":
+            causes.append(wrong("metadata.name", name, 'must be spec.names.plural+"."+spec.group'))
         if sum(1 for each in spec["versions"] if each.get("storage")) != 1:
             text = "must have exactly one version marked as storage version"
             causes.append(wrong("spec.versions", len(spec["versions"]), text))

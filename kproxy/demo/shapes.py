@@ -45,7 +45,14 @@ _CONTAINER_STATUS: Shape = {
 _DEFINITION_SPEC: Shape = {
     "group": str,
     "scope": str,
-    "names": {"kind": str, "plural": str, "shortNames": [str], "categories": [str]},
+    "names": {
+        "kind": str,
+        "plural": str,
+        "singular": str,
+        "listKind": str,
+        "shortNames": [str],
+        "categories": [str],
+    },
     "versions": [
         {
             "name": str,

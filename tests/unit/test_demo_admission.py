@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,6 +16,14 @@ from kproxy.demo.routes import resolve, segments_of, verb_of
 from kproxy.demo.shapes import check_types
 from kproxy.demo.status import ApiError
 from kproxy.demo.store import Store
+
+
+CATS = {
+    "group": "example.com",
+    "scope": "Cluster",
+    "names": {"plural": "cats", "kind": "Cat"},
+    "versions": [{"name": "v1", "storage": True}],
+}
 
 
 def admit(kind: Kind, body: Any, validation: str = "Strict") -> dict[str, Any]:
@@ -102,6 +111,8 @@ def test_a_built_in_kind_need_not_be_named_again() -> None:
         ),
         (SERVICES, {"metadata": {"name": "1a"}, "spec": {"ports": [{"port": 1}]}}, 422, "metadata.name"),
         (CRDS, {"metadata": {"name": "a"}, "spec": {}}, 422, "spec.names: Required value"),
+        (CRDS, {"spec": CATS}, 422, "metadata.name: Required value"),
+        (CRDS, {"metadata": {"name": "a"}, "spec": CATS}, 422, "must be spec.names.plural"),
     ],
 )
 def test_what_does_not_fit_is_refused(kind: Kind, body: Any, code: int, message: str) -> None:
@@ -178,6 +189,13 @@ JSON = st.recursive(
     ),
     max_leaves=12,
 )
+
+
+def test_a_custom_kind_may_have_any_spec() -> None:
+    """Its schema is not enforced: what it calls `spec` need not be an object."""
+    cats = dataclasses.replace(CONFIGMAPS, group="example.com", custom=True)
+    body = {"kind": "ConfigMap", "apiVersion": "example.com/v1", "metadata": {"name": "a"}, "spec": ["x"]}
+    assert admit(cats, body)["spec"] == ["x"]
 
 
 @settings(deadline=None)  # the machine may be busy
