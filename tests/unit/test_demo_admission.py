@@ -17,7 +17,6 @@ from kproxy.demo.shapes import check_types
 from kproxy.demo.status import ApiError
 from kproxy.demo.store import Store
 
-
 CATS = {
     "group": "example.com",
     "scope": "Cluster",
