@@ -50,6 +50,8 @@ class Route:
     info: RequestInfo | None = None
     prefix: bytes = b""
     """What the path had before it, which redirects of the API server need again."""
+    base_path: str = ""
+    """The path of the server URL, as far as it was known; the decision counts for no other."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -153,6 +155,10 @@ class App:
             return
         upstream = seat.upstream or self._upstreams.open(seat)
         base_path = upstream.base_path
+        if base_path != route.base_path:
+            self._routes.pop(key, None)
+            self._dispatch(downstream, head)
+            return
         target = map_target(route.target, base_path) if base_path else route.target
         self._relay.begin(downstream, upstream, target, extra_fields, route.prefix)
 
@@ -279,8 +285,9 @@ class App:
         info = parse(head.method, stripped, is_upgrade=head.is_upgrade)
         # An --api-prefix stands in nobody's redirects, as in kubectl, but for those below /clusters/.
         mount = prefix + target[: len(target) - len(stripped)] if prefix else ""
-        refusal = self._policy.check_request(head.method, path)
-        return Route(seat, refusal, stripped, info, mount.encode("latin-1"))
+        base_path = seat.upstream.base_path if seat.upstream is not None else ""
+        refusal = self._policy.check_request(head.method, path, base_path)
+        return Route(seat, refusal, stripped, info, mount.encode("latin-1"), base_path)
 
     def _strip(self, target: str) -> str | None:
         """The target as the API server knows it, None when it is outside the API prefix."""

@@ -38,6 +38,11 @@ def readings(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return accepted, tuple(dict.fromkeys([*possible, *(form.rstrip("/") or "/" for form in possible)]))
 
 
+def other_spelling(path: str, base_path: str) -> str:
+    """The path without the server's own, or with it: it is put before those that do not begin with it."""
+    return path.removeprefix(base_path) if path.startswith(base_path + "/") else base_path + path
+
+
 def leaves_root(path: str) -> bool:
     """Whether the dot segments of a reading lead above `/`: out of an API prefix or a server's base path."""
     depth = 0

@@ -17,7 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from kproxy.errors import ConfigError, Denied
-from kproxy.filters.pathrules import leaves_root, opens_stream, readings
+from kproxy.filters.pathrules import leaves_root, opens_stream, other_spelling, readings
 from kproxy.filters.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
 from kproxy.listening import is_loopback
 
@@ -156,11 +156,17 @@ class Policy:
             self.accept_origins.match(origin.lower()) or _match_host(self.accept_origins, parts[2])
         )
 
-    def check_request(self, method: str, path: str) -> Denied | None:
-        """Judge method and path: raw, as on the wire (latin-1), without query and --api-prefix."""
+    def check_request(self, method: str, path: str, base_path: str = "") -> Denied | None:
+        """Judge method and path: raw, as on the wire (latin-1), without query and --api-prefix.
+
+        `base_path` is that of the server's URL. With and without it a path means the same, and is rejected
+        as either.
+        """
         if self.disable_filter:
             return None
         accepted, possible = readings(path)
+        if base_path:
+            possible = (*possible, *(other_spelling(each, base_path) for each in possible))
         if found := self.reject_paths.first(possible):
             rule, reading = found
             return _denied(

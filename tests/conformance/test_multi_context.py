@@ -577,6 +577,27 @@ async def test_each_context_has_the_path_of_its_own_server(tmp_path: Path) -> No
         assert world.seen() == {"a": ["/api"], "b": ["/k8s/clusters/c-1/api"] * 2}
 
 
+async def test_the_path_of_a_server_is_no_way_around_the_filters(tmp_path: Path) -> None:
+    """The first request for a context, which opens it, is judged with its server's path and without, too."""
+    config = Kubeconfig(tmp_path / "config")
+    base = "/k8s/clusters/c-1"
+    async with ApiServer("a", CA()) as a, ApiServer("b", CA()) as b:
+        config.add(a, token=plant("token"))
+        config.add(b, token=plant("token"))
+        config.clusters["b"]["server"] += base
+        config.write()
+        flags = ("--all-contexts", "--reject-paths=^/api/v1/secrets")
+        async with Program(*flags, kubeconfig=config.path) as program:
+            world = World(program, {"a": a, "b": b})
+            for target in (f"{base}/api/v1/secrets", "/api/v1/secrets", f"{base}/%2e%2e/c-2/api"):
+                for _ in range(2):
+                    assert (await world.request(f"/clusters/b{target}")).status == 403
+            assert (await world.request(f"/clusters/b{base}/api/v1/pods")).status == 200
+            # It is nothing special at a server without it.
+            assert (await world.request(f"{base}/api/v1/secrets")).status == 200
+        assert world.seen() == {"a": [f"{base}/api/v1/secrets"], "b": [f"{base}/api/v1/pods"]}
+
+
 # -- two contexts of one cluster --
 
 

@@ -238,6 +238,28 @@ def test_a_rejected_end_is_rejected_however_it_goes_on(end: str) -> None:
     assert policy.check_request("GET", "/api/v1/namespaces/dev/secrets/mine" + end) is None
 
 
+@pytest.mark.parametrize("reject_paths", ["^/api/v1/secrets", "^/k8s/c-1/api/v1/secrets"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/secrets", "/k8s/c-1/api/v1/secrets", "/k8s/c-1/%2e%2e/c-1/api/v1/secrets"]
+)
+def test_the_servers_own_path_is_no_way_around(reject_paths: str, path: str) -> None:
+    """A request with it and one without it reach the same, so both spellings are judged."""
+    policy = Policy.compile(reject_paths=reject_paths)
+
+    assert policy.check_request("GET", path, "/k8s/c-1") is not None
+    assert policy.check_request("GET", "/api/v1/pods", "/k8s/c-1") is None
+    assert policy.check_request("GET", "/k8s/c-1/api/v1/pods", "/k8s/c-1") is None
+
+
+@pytest.mark.parametrize("path", ["/k8s/c-1/%2e%2e/c-2/api", "/k8s/c-1/..%2Fc-2", "/%2e%2e/c-2/api"])
+def test_no_path_leads_out_of_the_servers_own(path: str) -> None:
+    """What a gateway has beside this cluster is not to be reached through it."""
+    denied = DEFAULT.check_request("GET", path, "/k8s/c-1")
+
+    assert denied is not None
+    assert "above the root" in denied.message
+
+
 @pytest.mark.parametrize(
     "path", ["/%2e%2e/c-2/api", "/..%2Fc-2", "/api/..;/../c-2", "/api/%252e%252e/..%5C", APP + "/.." * 8]
 )
