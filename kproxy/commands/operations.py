@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from kproxy.instances.instance import (
     naming,
     state_folder,
 )
-from kproxy.instances.keeper import Launch
+from kproxy.instances.keeper import Launch, settings_in
 from kproxy.instances.logtail import log_lines
 from kproxy.instances.service import LAUNCHD, SYSTEMD
 from kproxy.logfile import LogFile
@@ -191,7 +192,13 @@ class Operations:
     def _launch(self, line: CommandLine) -> Launch:
         settings = self._settle(line)
         flags, withheld = as_flags(line.given, Path.cwd())
-        return Launch(name=name_of(line), settings=settings, arguments=flags, withheld=withheld)
+        return Launch(
+            name=name_of(line),
+            settings=settings,
+            arguments=flags,
+            withheld=withheld,
+            variables=tuple(map("=".join, settings_in(os.environ, Path.cwd()))),
+        )
 
     def _tell(self, record: Record, launch: Launch, *, is_new: bool) -> None:
         """Where it serves. One that ran before is fine, too, if it is what was asked for."""
@@ -204,8 +211,8 @@ class Operations:
             raise InstanceError(
                 f"{which}; {flags} is not kept, so it may be another; use `kproxy restart` or --name"
             )
-        elif record.arguments != launch.arguments:
-            shown = " ".join(record.arguments) or "no flags"
+        elif (record.variables, record.arguments) != (launch.variables, launch.arguments):
+            shown = shlex.join((*record.variables, *record.arguments)) or "no flags"
             raise InstanceError(
                 f"{which} with other settings ({shown}); use `kproxy restart` or another --name"
             )

@@ -147,7 +147,8 @@ def as_lines(standing: Standing, log_path: str) -> Iterator[str]:
         facts["pid"] = f"{record.pid} on {record.host}" if _is_elsewhere(record) else str(record.pid)
         facts["uptime"] = span(standing.uptime_seconds or 0.0)
     else:
-        facts["was"] = shlex.join(("kproxy", "start", *naming(record.name), *record.arguments))
+        words = ("kproxy", "start", *naming(record.name), *record.arguments)
+        facts["was"] = shlex.join((*record.variables, *words))
     facts["log"] = log_path if record.is_detached else "where it was started"
     yield from (f"  {key + ':':<12}{value}" for key, value in facts.items() if value)
     if standing.answer is not None:

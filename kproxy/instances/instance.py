@@ -58,6 +58,8 @@ class Record:
     """How long its orderly end may take."""
     is_detached: bool
     """Whether it runs in the background with a log of its own."""
+    variables: tuple[str, ...] = ()
+    """The settings of its environment, as `NAME=value`, without secrets."""
     addresses: tuple[str, ...] = ()
     urls: tuple[str, ...] = ()
     context: str | None = None

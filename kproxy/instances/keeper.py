@@ -6,11 +6,12 @@ import contextlib
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from kproxy import __version__
-from kproxy.config import Config
+from kproxy.config import OPTIONS, Config
 from kproxy.instances.instance import (
     SERVING,
     STARTING,
@@ -21,11 +22,23 @@ from kproxy.instances.instance import (
     process_start,
 )
 from kproxy.logfile import LogFile
+from kproxy.options import FOLDERS, OptionalFile
 from kproxy.settings import Settings
 from kproxy.supervisor import Serving, Supervisor
 
 Run = Callable[[Settings, Supervisor, LogFile | None], int]
 """Serves until it is told to end, and returns the exit code."""
+
+
+_KUBECTL_VARIABLES = {"KUBECONFIG": FOLDERS, "KUBERC": OptionalFile("FILE")}
+
+
+def settings_in(environ: Mapping[str, str], folder: Path) -> Iterator[tuple[str, str]]:
+    """The variables that say what is served, with paths made absolute from `folder`, and without secrets."""
+    known = _KUBECTL_VARIABLES | {each.variable: each.kind for each in OPTIONS if not each.secret}
+    for name, kind in known.items():
+        if name in environ:
+            yield name, kind.absolute(environ[name], folder)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +50,7 @@ class Launch:
     arguments: tuple[str, ...]
     """See `Record`."""
     withheld: tuple[str, ...]
+    variables: tuple[str, ...] = ()
 
     @property
     def config(self) -> Config:
@@ -52,6 +66,7 @@ class Launch:
             started_at=time.time(),
             arguments=self.arguments,
             withheld=self.withheld,
+            variables=self.variables,
             folder=os.getcwd(),
             version=__version__,
             ending_seconds=self.config.grace_period_seconds + self.config.shutdown_delay_seconds,

@@ -21,15 +21,13 @@ from pathlib import Path
 from kproxy.config import OPTIONS, Config
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.instances.instance import DEFAULT_NAME, naming
-from kproxy.options import FILE, FOLDERS, OptionalFile
+from kproxy.instances.keeper import settings_in
+from kproxy.options import FILE, FOLDERS
 from kproxy.supervisor import MANAGER_MARGIN_SECONDS
 
 SYSTEMD, LAUNCHD = "systemd", "launchd"
 WATCHDOG_SECONDS = 30
-_PATH_VARIABLES = {
-    "PATH": FOLDERS, "KUBECONFIG": FOLDERS, "KUBERC": OptionalFile("FILE"), "SSL_CERT_FILE": FILE,
-    "SSL_CERT_DIR": FOLDERS,
-}  # fmt: skip
+_PATH_VARIABLES = {"PATH": FOLDERS, "SSL_CERT_FILE": FILE, "SSL_CERT_DIR": FOLDERS}
 _OTHER_VARIABLES = (
     "KUBECTL_KUBERC", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy",
 )  # fmt: skip
@@ -108,9 +106,7 @@ def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     for name in _OTHER_VARIABLES:
         if (value := environ.get(name)) and "@" not in value:
             yield name, value
-    for option in OPTIONS:
-        if option.variable in environ and not option.secret:
-            yield option.variable, option.kind.absolute(environ[option.variable], Path.cwd())
+    yield from settings_in(environ, Path.cwd())
 
 
 def left_out(environ: Mapping[str, str]) -> list[str]:

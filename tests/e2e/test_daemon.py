@@ -209,6 +209,22 @@ def test_two_starts_that_differ_are_told_apart(instances: Instances, config: str
     assert "kproxy restart" in error
 
 
+@pytest.mark.parametrize("name", ["KUBECONFIG", "KPROXY_REJECT_METHODS"])
+def test_a_start_with_another_environment_is_told_apart(
+    instances: Instances, tmp_path: Path, config: str, name: str
+) -> None:
+    """`KUBECONFIG=prod kproxy start` must not be content with the one that serves dev."""
+    env = {"KUBECONFIG": config.partition("=")[2]}
+    instances.start("--port=0", env=env)
+    instances.start("--port=0", env=env)
+    (tmp_path / "other").mkdir()
+    other = {"KUBECONFIG": str(kubeconfig(tmp_path / "other", NOWHERE)), "KPROXY_REJECT_METHODS": "POST"}
+    done = instances.run("start", "--port=0", env={**env, name: other[name]}, code=1)
+    assert f"with other settings (KUBECONFIG={env['KUBECONFIG']} --port=0)" in done.stderr
+    instances.run("restart", env={**env, name: other[name]})
+    assert f"{name}={other[name]}" in instances.status()["variables"]
+
+
 def test_a_second_start_of_the_same_is_fine(instances: Instances, config: str) -> None:
     """Scripts may start it as often as they like; the order of flags does not matter."""
     address = instances.start("--port=0", config)
