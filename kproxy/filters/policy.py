@@ -226,6 +226,8 @@ class Policy:
             self.accept_origins,
         ):
             found += rules.doubts()
+        for rules in (self.accept_hosts, self.accept_origins):
+            found += rules.open_ends()
         return tuple(found)
 
     def _accepts_origin(self, origin: str, host: str | None, *, own_pages_only: bool, is_tls: bool) -> bool:

@@ -48,6 +48,15 @@ class Rules(NamedTuple):
         """What is odd about expressions that compile, one sentence each."""
         return [f"--{self.flag}: {doubt}" for rule in self.rules if (doubt := _doubt(rule.source))]
 
+    def open_ends(self) -> list[str]:
+        """Expressions for names that anybody can go on behind: `app.example` is in `app.example.evil.net`."""
+        return [
+            f"--{self.flag}: {quoted(rule.source)} also matches names that go on behind it, which others may "
+            "own; end it with $"
+            for rule in self.rules
+            if rule.source and not rule.source.endswith(("$", "$)", r"\z", ".*"))
+        ]
+
 
 def compile_rules(
     flag: str, listed: str | Sequence[str], problems: list[str], *, ignore_case: bool = False

@@ -705,9 +705,14 @@ def test_messages_carry_little_of_the_request_and_nothing_that_steers_a_terminal
         ({"reject_paths": ""}, True, ["Request filter has been relaxed, your proxy may be vulnerable"]),
         ({"reject_methods": ""}, False, ["Request filter has been relaxed, your proxy may be vulnerable"]),
         (
-            {"accept_hosts": "^*$", "accept_origins": "a,"},
+            {"accept_hosts": "^*$", "accept_origins": "a$,"},
             False,
             ["--accept-hosts: in '^*$' the `*`", "--accept-origins: an empty expression"],
+        ),
+        (
+            {"accept_hosts": r"^app\.example,^b$", "accept_origins": r"https://app\.example,.*"},
+            False,
+            [r"--accept-hosts: '^app\.example' also", r"--accept-origins: 'https://app\.example' also"],
         ),
         ({"reject_methods": "POST"}, False, []),
         ({"reject_methods": "POST", "reject_paths": "^/x"}, False, ["--reject-methods does not stop exec"]),
