@@ -13,11 +13,18 @@ import os
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import Any
 
+import hypothesis
 import pytest
 
 from tests.support import ports, secrets
 
 SETTLE_SECONDS = 20.0
+
+# Hypothesis fails an example that takes 0.2 s, and data that takes long to make: a busy machine does both.
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("unhurried")
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
@@ -32,6 +39,13 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     return {"loop": _new_loop}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """`-n auto`: one more than there are processors, since tests of real programs wait much."""
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return processors + 1
 
 
 @pytest.hookimpl(trylast=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, seen_by
 from tests.support.client import RawClient, request_bytes
 from tests.support.patience import LAST_RESORT_SECONDS, until
 from tests.support.pki import CA
+from tests.support.ports import reserved_port
 from tests.support.program import Program
 from tests.support.proxies import ConnectProxy, SocksProxy, SocksRequest
 from tests.support.secrets import plant
@@ -57,50 +57,75 @@ class Route:
         return len(self.proxy.requests)
 
 
-@pytest.fixture(params=["http", "https", "socks5"])
-async def proxy(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> AsyncIterator[tuple[ConnectProxy | SocksProxy, dict[str, str]]]:
-    """A proxy that wants a password, and the environment in which a program trusts it."""
-    password = plant("proxy-password")
-    env: dict[str, str] = {}
-    made: ConnectProxy | SocksProxy
-    if request.param == "socks5":
-        made = SocksProxy(username="me", password=password)
-    elif request.param == "http":
-        made = ConnectProxy(username="me", password=password)
-    else:
-        ca = CA("proxy-ca")
-        (tmp_path / "proxy-ca.crt").write_bytes(ca.pem)
-        env["SSL_CERT_FILE"] = str(tmp_path / "proxy-ca.crt")
-        made = ConnectProxy(username="me", password=password, ssl_context=ca.server_context())
-    async with made:
-        yield made, env
+class Place:
+    """Where a proxy and the API server behind it are, and a program that knows both: for many tests."""
 
+    def __init__(self, kind: str, way: str, folder: Path, ports: tuple[int, int]) -> None:
+        proxy_port, self.server_port = ports
+        self.ca = CA()
+        password = plant("proxy-password")
+        env: dict[str, str] = {}
+        tls = None
+        if kind == "https":
+            proxy_ca = CA("proxy-ca")
+            tls = proxy_ca.server_context()
+            (folder / "proxy-ca.crt").write_bytes(proxy_ca.pem)
+            env["SSL_CERT_FILE"] = str(folder / "proxy-ca.crt")
 
-@pytest.fixture(params=["proxy-url", "environment"])
-async def route(
-    request: pytest.FixtureRequest,
-    proxy: tuple[ConnectProxy | SocksProxy, dict[str, str]],
-    tmp_path: Path,
-) -> AsyncIterator[Route]:
-    made, env = proxy
-    async with AsyncExitStack() as owned:
-        server = await owned.enter_async_context(ApiServer("c", CA()))
-        made.names[f"{NAME}:{server.port}"] = ("127.0.0.1", server.port)
-        cluster = {"server": f"https://{NAME}:{server.port}", "tls-server-name": "localhost"}
-        if request.param == "proxy-url":
-            cluster["proxy-url"] = made.url_with_password
+        def proxy() -> ConnectProxy | SocksProxy:
+            names = {f"{NAME}:{self.server_port}": ("127.0.0.1", self.server_port)}
+            if kind == "socks5":
+                return SocksProxy(username="me", password=password, names=names, port=proxy_port)
+            return ConnectProxy(
+                username="me", password=password, names=names, ssl_context=tls, port=proxy_port
+            )
+
+        self.proxy = proxy
+        self.proxy_url = proxy().url_with_password
+        cluster = {"server": f"https://{NAME}:{self.server_port}", "tls-server-name": "localhost"}
+        if way == "proxy-url":
+            cluster["proxy-url"] = self.proxy_url
         else:
-            env["HTTPS_PROXY"] = made.url_with_password
-        config = Kubeconfig(tmp_path / "config")
-        config.add(server, cluster, token=plant("token"))
+            env["HTTPS_PROXY"] = self.proxy_url
+        config = Kubeconfig(folder / "config")
+        self.token = plant("token")
+        config.add(self.server(), cluster, token=self.token)
         config.write()
         # kubectl proxy and we refuse exec and attach unless told otherwise.
-        program = Program("--reject-paths=^$", kubeconfig=config.path, env=env)
-        await owned.enter_async_context(program)
-        yield Route(made, server, program)
-        assert server.tokens() == [f"Bearer {config.users['c']['token']}"] * len(server.requests)
+        self.program = Program("--reject-paths=^$", kubeconfig=config.path, env=env)
+
+    def server(self) -> ApiServer:
+        return ApiServer("c", self.ca, port=self.server_port)
+
+
+@pytest.fixture(scope="module", params=["http", "https", "socks5"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the proxy, which wants a password."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module", params=["proxy-url", "environment"])
+def way(request: pytest.FixtureRequest) -> str:
+    """How kproxy knows of the proxy."""
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def place(kind: str, way: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with reserved_port() as proxy_port, reserved_port() as server_port:
+        place = Place(kind, way, tmp_path_factory.mktemp("place"), (proxy_port, server_port))
+        with place.program as program:
+            program.wait_for_output("server.started")
+            yield place
+
+
+@pytest.fixture
+async def route(place: Place) -> AsyncIterator[Route]:
+    idle = place.program.sockets()
+    async with place.proxy() as proxy, place.server() as server:
+        yield Route(proxy, server, place.program)
+        assert server.tokens() == [f"Bearer {place.token}"] * len(server.requests)
+    await until(lambda: place.program.sockets() <= idle, "all connections are given up")
 
 
 @pytest.mark.parametrize("upgrade", UPGRADES.values(), ids=UPGRADES)
@@ -162,25 +187,18 @@ async def test_bytes_sent_right_behind_the_request_are_not_lost(route: Route) ->
         client.reset()
 
 
-async def test_a_wrong_password_is_told_and_not_shown(
-    proxy: tuple[ConnectProxy | SocksProxy, dict[str, str]], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("way", ["proxy-url"], scope="module")
+async def test_a_wrong_password_is_told_and_not_shown(place: Place) -> None:
     """502 with the proxy's name and what to mend; for an upgrade as for any request."""
-    made, env = proxy
-    async with ApiServer("c", CA()) as server:
-        config = Kubeconfig(tmp_path / "config")
-        url = made.url_with_password
-        config.add(server, {"proxy-url": url}, token=plant("token"))
-        made.password = plant("changed-password")
-        config.write()
-        async with Program("--reject-paths=^$", kubeconfig=config.path, env=env) as program:
-            for response in (
-                await ask(program, f"{POD}/log"),
-                await ask(program, f"{POD}/exec", Connection="Upgrade", Upgrade="websocket"),
-            ):
-                message = response.json()["message"]
-                assert response.status == 502
-                assert f"127.0.0.1:{made.port}" in message
-                assert 'proxy-url of cluster "c"' in message
-                assert url.split(":")[2].partition("@")[0] not in message
+    async with place.proxy() as proxy, place.server() as server:
+        proxy.password = plant("changed-password")
+        for response in (
+            await ask(place.program, f"{POD}/log"),
+            await ask(place.program, f"{POD}/exec", Connection="Upgrade", Upgrade="websocket"),
+        ):
+            message = response.json()["message"]
+            assert response.status == 502
+            assert f"127.0.0.1:{proxy.port}" in message
+            assert 'proxy-url of cluster "c"' in message
+            assert place.proxy_url.split(":")[2].partition("@")[0] not in message
         assert not server.connections

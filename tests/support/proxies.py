@@ -34,6 +34,7 @@ class RecordingProxy:
         password: str | None = None,
         names: Mapping[str, Address] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        port: int = 0,
     ) -> None:
         self.username = username
         self.password = password
@@ -44,7 +45,7 @@ class RecordingProxy:
         """Set once the first request has been read."""
         self.left = asyncio.Event()
         """Set once a client has gone whom it made wait."""
-        self.port = 0
+        self.port = port
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -62,7 +63,7 @@ class RecordingProxy:
         return len(self._connections)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.ssl_context)
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self.port, ssl=self.ssl_context)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -138,8 +139,11 @@ class ConnectProxy(RecordingProxy):
         password: str | None = None,
         names: Mapping[str, Address] | None = None,
         ssl_context: ssl.SSLContext | None = None,
+        port: int = 0,
     ) -> None:
-        super().__init__(username=username, password=password, names=names, ssl_context=ssl_context)
+        super().__init__(
+            username=username, password=password, names=names, ssl_context=ssl_context, port=port
+        )
         self.requests: list[ConnectRequest] = []
         self.success: Sequence[bytes] = (b"HTTP/1.1 200 Connection established\r\n\r\n",)
         """What is sent when the tunnel stands, each piece in a packet of its own."""
@@ -202,8 +206,9 @@ class SocksProxy(RecordingProxy):
         username: str | None = None,
         password: str | None = None,
         names: Mapping[str, Address] | None = None,
+        port: int = 0,
     ) -> None:
-        super().__init__(username=username, password=password, names=names)
+        super().__init__(username=username, password=password, names=names, port=port)
         self.requests: list[SocksRequest] = []
         self.reply: int | None = None
 
