@@ -43,7 +43,8 @@ class Kind:
 
     def take(self, value: object, folder: Path) -> Any:
         """The value that a config file in `folder` holds; raises `Unusable`."""
-        if isinstance(value, str):
+        # No flag and no variable can have a NUL, and no path.
+        if isinstance(value, str) and "\0" not in value:
             return self.parse(value)
         raise self.unusable(value)
 

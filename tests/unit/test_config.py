@@ -439,6 +439,7 @@ def test_paths_in_the_file_start_at_its_folder(tmp_path: Path, monkeypatch: pyte
         ("context: 127", "context: expected text, got 127"),
         ("context: [a]", "context: expected text, got ['a']"),
         ("www: 5", "www: expected a path, got 5"),
+        (r'kubeconfig: "a\0b"', r"kubeconfig: expected a path, got 'a\x00b'"),
         ("exec_path: [a]", "exec_path: expected folders with a colon between, got ['a']"),
         ("as_group: admins", "as_group: expected a list of groups, got 'admins'"),
         ("as_group: [1]", "as_group: expected a list of groups, got [1]"),
