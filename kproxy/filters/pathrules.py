@@ -18,6 +18,11 @@ _KUBELET_WORDS = {"exec": "exec|run", "attach": "attach"}
 _KUBELET = r"/api/v1/(?:nodes/[^/]+/proxy|proxy/nodes/[^/]+)/(?:cri/)?(?:WORDS)(?:/|\Z)"
 
 
+def is_ambiguous(path: str) -> bool:
+    """Whether a raw path may be read in more ways than one."""
+    return _AMBIGUOUS.search(path) is not None
+
+
 def readings(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """How servers may read a raw path: first what an accept list must have, then what a reject list may hit.
 
@@ -26,7 +31,7 @@ def readings(path: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     `/`, without `;parameters` (as servlet containers read `/..;/`), up to a `#` (nginx) or a `?` that was
     encoded, with dot segments resolved, without a slash at the end (go-restful, and so the API server).
     """
-    if not _AMBIGUOUS.search(path):
+    if not is_ambiguous(path):
         return (path,), (path,)
     decoded = decoded_path(path)
     forms = [decoded, _decoded_to_the_end(path)]

@@ -17,7 +17,7 @@ from functools import partial
 from typing import NamedTuple
 
 from kproxy.errors import ConfigError, Denied
-from kproxy.filters.pathrules import leaves_root, opens_stream, other_spelling, readings
+from kproxy.filters.pathrules import is_ambiguous, leaves_root, opens_stream, other_spelling, readings
 from kproxy.filters.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
 from kproxy.listening import is_loopback
 
@@ -28,6 +28,9 @@ DEFAULT_REJECT_PATHS = tuple(_STREAMS)
 DEFAULT_ACCEPT_HOSTS = ("^localhost$", r"^127\.0\.0\.1$", r"^\[::1\]$")
 DEFAULT_REJECT_METHODS = ("^$",)
 DEFAULT_ACCEPT_ORIGINS: tuple[str, ...] = ()
+
+# A path of 64 KB may have dozens of readings: to judge them all takes seconds, in which everybody waits.
+MAX_ODD_PATH_BYTES = 8 * 1024
 
 _MAX_SHOWN = 90  # characters of client input in one message, twice at most
 
@@ -164,6 +167,13 @@ class Policy:
         """
         if self.disable_filter:
             return None
+        if len(path) > MAX_ODD_PATH_BYTES and is_ambiguous(path):
+            return _denied(
+                self.reject_paths,
+                f"path {_shown(path)} is too long to be judged in every way it may be read; one with "
+                f"escapes, ';' and the like may have {MAX_ODD_PATH_BYTES} bytes. Start with --disable-filter "
+                "to allow it",
+            )
         accepted, possible = readings(path)
         if base_path:
             possible = (*possible, *(other_spelling(each, base_path) for each in possible))

@@ -238,6 +238,18 @@ def test_a_rejected_end_is_rejected_however_it_goes_on(end: str) -> None:
     assert policy.check_request("GET", "/api/v1/namespaces/dev/secrets/mine" + end) is None
 
 
+def test_only_a_plain_path_may_be_as_long_as_it_likes() -> None:
+    """To judge all readings of 60 KB would take seconds, and any web page can have them asked for."""
+    odd = "/%2e%2e;\\x%09/a%252f"
+
+    assert DEFAULT.check_request("GET", "/x/" + "p" * 60_000) is None
+    assert DEFAULT.check_request("GET", "/x/" + "%20" * 2000) is None
+    denied = DEFAULT.check_request("GET", "/x" + odd * 3000)
+    assert denied is not None
+    assert "too long to be judged" in denied.message
+    assert DISABLED.check_request("GET", "/x" + odd * 3000) is None
+
+
 @pytest.mark.parametrize("reject_paths", ["^/api/v1/secrets", "^/k8s/c-1/api/v1/secrets"])
 @pytest.mark.parametrize(
     "path", ["/api/v1/secrets", "/k8s/c-1/api/v1/secrets", "/k8s/c-1/%2e%2e/c-1/api/v1/secrets"]
