@@ -10,11 +10,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.e2e.browser import Chromium, Page, new_page
 from tests.e2e.clusters import Api, Cluster, control_plane, demo_cluster
 from tests.support.program import Program
 
@@ -41,6 +43,21 @@ def real_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def cluster(request: pytest.FixtureRequest) -> Cluster:
     found: Cluster = request.getfixturevalue(request.param)
     return found
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        pytest.skip("chromium is not installed")
+    with Chromium(path, tmp_path_factory.mktemp("chromium")) as program:
+        yield program
+
+
+@pytest.fixture
+async def page(chromium: Chromium) -> AsyncIterator[Page]:
+    async with new_page(chromium) as page:
+        yield page
 
 
 @pytest.fixture(scope="session")

@@ -134,7 +134,3 @@ async def open_demo(**arguments: Any) -> AsyncIterator[DemoSession]:
     """A quick demo cluster and a client of it."""
     async with DemoCluster(**{**QUICK, **arguments}) as cluster, open_session(cluster) as session:
         yield session
-
-
-def config_map(name: str, **data: str) -> dict[str, Any]:
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": data}

@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.e2e.browser import Chromium, Page, new_page
+from tests.e2e.browser import Chromium, Page
 from tests.e2e.clusters import Api, Cluster, config_map
 from tests.e2e.conftest import Serve
 from tests.support.program import Process, Program
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PAGES = Path(__file__).parent / "pages"
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 
 POD = {"metadata": {"name": "new"}, "spec": {"containers": [{"name": "it", "image": "demo/it:1"}]}}
 
@@ -41,22 +38,9 @@ class Site(Process):
 
 
 @pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    assert CHROMIUM is not None
-    with Chromium(CHROMIUM, tmp_path_factory.mktemp("chromium")) as program:
-        yield program
-
-
-@pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with Site() as site:
         yield site
-
-
-@pytest.fixture
-async def page(chromium: Chromium) -> AsyncIterator[Page]:
-    async with new_page(chromium) as page:
-        yield page
 
 
 @pytest.fixture

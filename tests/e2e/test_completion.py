@@ -15,12 +15,9 @@ import pytest
 
 from tests.support.program import ROOT
 from tests.support.terminal import Terminal
+from tests.support.tools import needs
 
 NAMES = ["dev", "kubernetes-admin@kubernetes", "arn:aws:eks:eu-1:7:cluster/prod", "with blank", "odd $(id);"]
-
-
-def needs(shell: str) -> pytest.MarkDecorator:
-    return pytest.mark.skipif(shutil.which(shell) is None, reason=f"{shell} is not installed")
 
 
 @pytest.fixture

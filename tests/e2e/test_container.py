@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 import ssl
 import subprocess
 import sys
@@ -38,6 +37,7 @@ from tests.support.pki import CA
 from tests.support.pod import ACCOUNT, USER_ID, in_container
 from tests.support.program import Program, kubeconfig
 from tests.support.secrets import plant
+from tests.support.tools import needs
 from tests.support.volume import Volume
 
 PODS = "/api/v1/namespaces/shop/pods"
@@ -240,7 +240,7 @@ def test_the_health_check_tells_how_it_is(tmp_path: Path) -> None:
 # -- a cluster's opinion --
 
 
-@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+@needs("kubectl")
 @pytest.mark.parametrize("heading", [SIDECAR, DEPLOYMENT])
 def test_the_api_server_takes_the_manifests(heading: str, proxy: Program, tmp_path: Path) -> None:
     """Each of a kind that the cluster serves, which are not all in the demo; kubectl checks the fields."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import statistics
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,12 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.e2e.browser import Chromium, Page, PageError, new_page
+from tests.e2e.browser import Page, PageError
 from tests.e2e.clusters import QUICK_DEMO, config_map
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.patience import until
 from tests.support.program import DemoProgram, Program
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 NAMES = tuple(f"c{number}" for number in range(6))
 DEAD = "c5"
 MARKS = "/api/v1/namespaces/default/configmaps"
@@ -239,20 +237,6 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Program]:
         path = merged(demos, folder / "config")
         with Program("--all-contexts", f"--www={folder / 'www'}", kubeconfig=path) as program:
             yield program
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
-    if CHROMIUM is None:
-        pytest.skip("chromium is not installed")
-    with Chromium(CHROMIUM, tmp_path_factory.mktemp("chromium")) as program:
-        yield program
-
-
-@pytest.fixture
-async def page(chromium: Chromium) -> AsyncIterator[Page]:
-    async with new_page(chromium) as page:
-        yield page
 
 
 FETCH = "async (url, options) => { const answer = await fetch(url, options); return await answer.text(); }"

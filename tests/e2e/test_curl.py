@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import time
 from dataclasses import dataclass
@@ -15,9 +14,9 @@ import pytest
 from tests.e2e.clusters import Api, Cluster, config_map
 from tests.e2e.conftest import Serve
 from tests.support.program import Process, Program
+from tests.support.tools import needs
 
-CURL = shutil.which("curl")
-pytestmark = pytest.mark.skipif(CURL is None, reason="curl is not installed")
+pytestmark = needs("curl")
 
 SECONDS = "60"
 MERGE = "application/merge-patch+json"

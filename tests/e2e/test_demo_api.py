@@ -19,6 +19,7 @@ import yaml
 
 from kproxy.demo import DemoCluster
 from kproxy.errors import ConfigError
+from tests.e2e.clusters import config_map
 from tests.e2e.demo_session import (
     APPLY,
     CONFIGMAPS,
@@ -32,7 +33,6 @@ from tests.e2e.demo_session import (
     STRATEGIC,
     DemoSession,
     client_context,
-    config_map,
     open_demo,
     open_session,
 )

@@ -10,6 +10,7 @@ import aiohttp
 import pytest
 
 from kproxy.demo import DemoCluster
+from tests.e2e.clusters import config_map
 from tests.e2e.demo_session import (
     CONFIGMAPS,
     DEFAULT,
@@ -18,7 +19,6 @@ from tests.e2e.demo_session import (
     PODS,
     QUICK,
     DemoSession,
-    config_map,
     open_demo,
     open_session,
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -19,11 +18,9 @@ from tests.support.http2_server import H2, Http2Server, Stream
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.program import KubectlProxy, kubeconfig
+from tests.support.tools import needs
 
-CURL = shutil.which("curl")
-KUBECTL = shutil.which("kubectl")
-needs_curl = pytest.mark.skipif(CURL is None, reason="curl is not installed")
-needs_kubectl = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+needs_kubectl, needs_curl = needs("kubectl"), needs("curl")
 SIZE = 3_000_000
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import stat
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +12,12 @@ import yaml
 
 from tests.e2e.clusters import Cluster
 from tests.support import secrets
-from tests.support.program import ROOT, Process, Program, kubeconfig
+from tests.support.program import Program, ended, kubeconfig
+from tests.support.tools import needs
 
-KPROXY = (sys.executable, "-m", "kproxy")
 ODD = "arn:aws:eks/ä b%2F🙂"
 
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+needs_kubectl = needs("kubectl")
 
 
 @pytest.fixture
@@ -43,12 +41,6 @@ def contexts(demo: Cluster, tmp_path: Path) -> Path:
     return path
 
 
-def asked(*args: str, env: dict[str, str], code: int = 0) -> Process:
-    with Process([*KPROXY, "kubeconfig", *args], env=env) as process:
-        assert process.wait() == code, process.stderr
-    return process
-
-
 def kubectl(path: Path, *args: str) -> str:
     done = subprocess.run(
         ["kubectl", f"--kubeconfig={path}", *args], stdin=subprocess.DEVNULL, capture_output=True, text=True,
@@ -69,7 +61,7 @@ def test_each_context_leads_to_its_cluster(
     serving: Program, contexts: Path, home: dict[str, str], tmp_path: Path
 ) -> None:
     """All that are served, under their names and with their namespaces, but without their credentials."""
-    text = asked(f"--port={serving.port}", f"--kubeconfig={contexts}", env=home).stdout
+    text = ended("kubeconfig", f"--port={serving.port}", f"--kubeconfig={contexts}", env=home).stdout
     found = yaml.safe_load(text)
     assert [each["name"] for each in found["contexts"]] == ["first", ODD]
     assert found["users"] == [{"name": "kproxy", "user": {}}]
@@ -84,13 +76,13 @@ def test_the_file_is_private_and_replaces_only_its_like(
 ) -> None:
     """A kubeconfig with credentials is not lost by a slip."""
     made, precious = tmp_path / "made", tmp_path / "precious"
-    assert asked(f"--port={serving.port}", f"--output={made}", env=home).stdout == ""
+    assert ended("kubeconfig", f"--port={serving.port}", f"--output={made}", env=home).stdout == ""
     first = made.read_text()
     assert stat.S_IMODE(made.stat().st_mode) == 0o600
-    asked(f"--port={serving.port}", f"--output={made}", env=home)
+    ended("kubeconfig", f"--port={serving.port}", f"--output={made}", env=home)
     assert made.read_text() == first
     precious.write_text("apiVersion: v1\n")
-    told = asked(f"--port={serving.port}", f"--output={precious}", env=home, code=1).stderr
+    told = ended("kubeconfig", f"--port={serving.port}", f"--output={precious}", env=home, code=1).stderr
     assert "kproxy has not written it" in told
     assert precious.read_text() == "apiVersion: v1\n"
     assert sorted(each.name for each in tmp_path.iterdir() if "made" in each.name) == ["made"]
@@ -101,16 +93,13 @@ def test_an_instance_is_known_by_its_name(contexts: Path, home: dict[str, str], 
     """With the settings it was started with: its port, its prefix, the namespaces of its kubeconfig."""
     flags = ["--port=0", f"--kubeconfig={contexts}", f"--context={ODD}", "--api-prefix=/k8s/"]
     made = tmp_path / "made"
-    with Process([*KPROXY, "start", "--name=here", *flags], env=home) as start:
-        assert start.wait() == 0
-        try:
-            asked("--name=here", f"--output={made}", env=home)
-            assert "pod/db-0" in kubectl(made, "get", "pods", "-o", "name")
-        finally:
-            subprocess.run(
-                [*KPROXY, "stop", "--name=here"], env=home, cwd=ROOT, check=True, capture_output=True
-            )
-    told = asked("--name=here", env=home, code=1).stderr
+    ended("start", "--name=here", *flags, env=home)
+    try:
+        ended("kubeconfig", "--name=here", f"--output={made}", env=home)
+        assert "pod/db-0" in kubectl(made, "get", "pods", "-o", "name")
+    finally:
+        ended("stop", "--name=here", env=home)
+    told = ended("kubeconfig", "--name=here", env=home, code=1).stderr
     assert told == 'error: instance "here" is not running; `kproxy start --name=here` starts it\n'
 
 
@@ -119,13 +108,13 @@ def test_a_certificate_of_its_own_is_trusted(contexts: Path, home: dict[str, str
     """kubectl neither doubts the server nor asks for a user name, as it would without any identity."""
     made = tmp_path / "made"
     with Program("--tls-self-signed", kubeconfig=contexts, env=home) as program:
-        asked(f"--port={program.port}", "--tls-self-signed", f"--output={made}", env=home)
+        ended("kubeconfig", f"--port={program.port}", "--tls-self-signed", f"--output={made}", env=home)
         assert "pod/clock" in kubectl(made, "get", "pods", "-o", "name")
 
 
 def test_where_nothing_runs(home: dict[str, str], reserved_port: int) -> None:
     """Exit code 1, the place, and what to do."""
-    told = asked(f"--port={reserved_port}", env=home, code=1).stderr
+    told = ended("kubeconfig", f"--port={reserved_port}", env=home, code=1).stderr
     assert told.startswith(f"error: no kproxy tells of its contexts at http://127.0.0.1:{reserved_port}; ")
     assert "kproxy start" in told
 
@@ -135,8 +124,8 @@ def test_a_unix_socket_alone_leads_nobody(tmp_path: Path, home: dict[str, str], 
     config = kubeconfig(tmp_path, "http://127.0.0.1:1", token=secrets.plant("handout-token"))
     path = tmp_path / "s"
     with Program(f"--unix-socket={path}", kubeconfig=config, env=home):
-        told = asked(f"--unix-socket={path}", env=home, code=1).stderr
+        told = ended("kubeconfig", f"--unix-socket={path}", env=home, code=1).stderr
         assert "kubectl knows no unix sockets" in told
         both = [f"--unix-socket={path}", f"--listen=127.0.0.1:{reserved_port}"]
-        found = yaml.safe_load(asked(*both, env=home).stdout)
+        found = yaml.safe_load(ended("kubeconfig", *both, env=home).stdout)
     assert found["clusters"] == [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{reserved_port}"}}]

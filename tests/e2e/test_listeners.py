@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import ssl
 import stat
 import subprocess
@@ -18,9 +17,9 @@ import pytest
 from tests.e2e.clusters import Cluster
 from tests.support.pki import CA
 from tests.support.program import Program
+from tests.support.tools import needs
 
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+needs_kubectl, needs_curl = needs("kubectl"), needs("curl")
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import fcntl
 import os
 import select
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,15 +20,14 @@ import yaml
 
 from tests.e2e.clusters import Cluster
 from tests.support import proc, secrets
-from tests.support.program import ROOT, Process, kubeconfig
+from tests.support.program import KPROXY, ROOT, Process, ended, kubeconfig
 from tests.support.terminal import Terminal
+from tests.support.tools import needs
 
-KPROXY = (sys.executable, "-m", "kproxy")
 NOWHERE = ("-s", "http://127.0.0.1:1")
 SECONDS = 60.0
 
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
-needs_curl = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+needs_kubectl, needs_curl = needs("kubectl"), needs("curl")
 
 
 @pytest.fixture
@@ -43,9 +41,7 @@ def runtime() -> Iterator[Path]:
 
 def ran(*args: str, runtime: Path, code: int = 0, **env: str) -> Process:
     """`kproxy run ARGS`, waited for; without a word of kproxy's own unless it fails."""
-    with Process([*KPROXY, "run", *args], env={"XDG_RUNTIME_DIR": str(runtime), **env}) as process:
-        assert process.wait() == code, process.stderr
-    return process
+    return ended("run", *args, code=code, env={"XDG_RUNTIME_DIR": str(runtime), **env})
 
 
 def through(cluster: Cluster, *args: str, runtime: Path, code: int = 0, **env: str) -> Process:
@@ -325,7 +321,7 @@ def test_signals_are_as_kproxy_found_them(runtime: Path) -> None:
 
 
 @contextlib.contextmanager
-def ended(*pids: int) -> Iterator[None]:
+def gone(*pids: int) -> Iterator[None]:
     """The processes have ended within some time after the block."""
     with contextlib.ExitStack() as stack:
         descriptors = [os.pidfd_open(pid) for pid in pids]
@@ -346,7 +342,7 @@ def test_a_killed_kproxy_takes_all_with_it(is_group: bool, runtime: Path) -> Non
         config = Path(process.wait_for_output("^(/.+)$", "stdout")[1])
         assert config.exists()
         janitor, command = proc.tree(process.pid)[1:]
-        with ended(janitor, command):
+        with gone(janitor, command):
             if is_group:
                 os.killpg(process.pid, signal.SIGKILL)
             else:
@@ -369,7 +365,7 @@ def test_only_the_janitor_stands_by(runtime: Path) -> None:
         assert (os.getsid(janitor), os.readlink(f"/proc/{janitor}/cwd")) == (janitor, "/")
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             os.kill(janitor, number)
-        with ended(janitor):
+        with gone(janitor):
             process.send_signal(signal.SIGTERM)
             assert process.wait() == 128 + signal.SIGTERM
 
@@ -462,7 +458,7 @@ def test_ctrl_c_reaches_the_command_once(runtime: Path) -> None:
         terminal.close()
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+@needs("bash")
 def test_ctrl_z_stops_both_and_both_go_on(tmp_path: Path, runtime: Path) -> None:
     """As any job of the shell: it sees that it has stopped, and `fg` continues both."""
     script = tmp_path / "command.py"
@@ -506,7 +502,7 @@ def test_the_command_ends_with_its_terminal(runtime: Path) -> None:
     terminal = in_terminal([*KPROXY, "run", *NOWHERE, "--", sys.executable, "-c", COUNTING], runtime)
     try:
         terminal.until(b"ready")
-        with ended(*proc.tree(terminal.process.pid)):
+        with gone(*proc.tree(terminal.process.pid)):
             os.close(terminal.keyboard)
         assert terminal.process.wait(SECONDS) == 128 + signal.SIGHUP
     finally:
