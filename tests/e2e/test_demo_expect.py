@@ -6,7 +6,8 @@ import asyncio
 
 import aiohttp
 
-from tests.e2e.demo_session import CONFIGMAPS, config_map, open_demo
+from tests.e2e.clusters import config_map
+from tests.e2e.demo_session import CONFIGMAPS, open_demo
 
 SECONDS = 60.0
 
