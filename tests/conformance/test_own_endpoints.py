@@ -811,13 +811,11 @@ async def test_a_scrape_of_many_rows_holds_up_nobody(house: House) -> None:
     for number in range(1500):
         await client.request("GET", f"/apis/g{number}/v1/things")
     house.upstream.responder = answer(b"ok")
-    first = time.monotonic()
     scrape = asyncio.create_task(house.get("/-/metrics"))
-    longest = 0.0
+    answered = 0
     while not scrape.done():
-        began = time.monotonic()
         assert (await client.request("GET", "/api")).status == 200
-        longest = max(longest, time.monotonic() - began)
+        answered += 1
     assert (await scrape).text.count("kproxy_requests_total{") >= 1500
-    # Were they held up, one of them would take as long as the scrape.
-    assert longest < (time.monotonic() - first) / 2
+    # Were they held up, there would be one before the scrape and one behind it.
+    assert answered > 3
