@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -107,4 +108,5 @@ class Keeper:
             self._folder.write(replace(self._record, state=STOPPING, ending_seconds=seconds))
 
     def close(self) -> None:
-        """The record goes once all has ended, which is not yet."""
+        # Only the record is still there: nobody in a hurry is to make a crash of this end.
+        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
