@@ -333,8 +333,6 @@ async def test_impossible_server_name() -> None:
 @on_both_loops
 async def test_cancel_connecting() -> None:
     """Cancelled while connecting, to one address or several: the fixture around every test counts sockets."""
-    now = asyncio.Event()
-    now.set()
     with a_black_hole() as hole:
         task = asyncio.ensure_future(a_dialer(*hole).dial(Client, None))
         resolve_to(hole, hole)
