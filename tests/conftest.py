@@ -50,10 +50,19 @@ def pytest_xdist_auto_num_workers() -> int:
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
-    # What is imported by now stays: without it the collection after each test takes a millisecond,
-    # with it thirty.
+    _settle_heap()
+
+
+def _settle_heap() -> None:
+    """What is there by now stays, and is not looked at again: a collection then takes a millisecond."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _settled_heap() -> None:
+    """What the modules before have imported and remembered is not looked at again after each test."""
+    _settle_heap()
 
 
 def _sockets() -> set[str]:
