@@ -246,33 +246,28 @@ async def test_http_1_1_is_agreed_on(
 # -- web pages --
 
 
-@pytest.mark.parametrize(
-    ("host", "origin", "status"),
-    [
-        ("localhost:{port}", "https://localhost:{port}", 200),
-        ("127.0.0.1:{port}", "https://127.0.0.1:{port}", 200),
-        ("localhost:{port}", "http://localhost:3000", 200),
-        ("kproxy.example:{port}", "https://kproxy.example:{port}", 200),
-        ("kproxy.example:{port}", "http://kproxy.example:{port}", 403),
-        ("kproxy.example", "http://kproxy.example", 403),
-        ("localhost:{port}", "https://evil.example", 403),
-    ],
-)
-async def test_pages_of_our_own_origin_come_in(
-    config: Path, pair: Pair, host: str, origin: str, status: int
-) -> None:
+PAGES = [
+    ("localhost:{port}", "https://localhost:{port}", 200),
+    ("127.0.0.1:{port}", "https://127.0.0.1:{port}", 200),
+    ("localhost:{port}", "http://localhost:3000", 200),
+    ("kproxy.example:{port}", "https://kproxy.example:{port}", 200),
+    ("kproxy.example:{port}", "http://kproxy.example:{port}", 403),
+    ("kproxy.example", "http://kproxy.example", 403),
+    ("localhost:{port}", "https://evil.example", 403),
+]
+
+
+async def test_pages_of_our_own_origin_come_in(config: Path, pair: Pair) -> None:
     """Over TLS that is an https one: plain http of another name could be anybody's on the way."""
-    async with Program(
-        *pair.flags, r"--accept-hosts=^localhost$,^127\.0\.0\.1$,^kproxy\.example$", kubeconfig=config
-    ) as program:
-        async with await connect(program, pair.ca) as client:
-            response = await client.request(
-                "GET",
-                "/api",
-                [("Origin", origin.format(port=program.port)), ("Sec-Fetch-Site", "same-origin")],
-                host=host.format(port=program.port),
-            )
-        assert response.status == status
+    hosts = r"--accept-hosts=^localhost$,^127\.0\.0\.1$,^kproxy\.example$"
+    async with (
+        Program(*pair.flags, hosts, kubeconfig=config) as program,
+        await connect(program, pair.ca) as client,
+    ):
+        for host, origin, status in PAGES:
+            fields = [("Origin", origin.format(port=program.port)), ("Sec-Fetch-Site", "same-origin")]
+            response = await client.request("GET", "/api", fields, host=host.format(port=program.port))
+            assert response.status == status, (host, origin)
 
 
 # -- the certificate that is given --
