@@ -33,6 +33,9 @@ from kproxy.upstream.health import Health
 from kproxy.upstream.http2.connection import Http2Connection
 from kproxy.upstream.pool import Opening, Pool
 
+MAX_VAIN_DIALS = 3
+"""How many connections in a row may end before they are asked, as those of a server that is restarted do."""
+
 _log = structlog.get_logger()
 
 
@@ -218,17 +221,19 @@ class Upstream:
         Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout.
         Requests that come together share the first connection, if it turns out to be HTTP/2.
         """
+        vain = 0
         while self._speaks_http2 is not False and self._pool.shares:
             if self._opening is None:
                 self._opening = self._loop.create_task(self._open_for_all())
-                self._opening.add_done_callback(self._opened_for_all)
+                self._opening.add_done_callback(_look_at_error)
             shared = await asyncio.shield(self._opening)
             carrier = self._pool.take()
             if carrier is not None:
                 return carrier
             if shared is not None and shared.is_idle and shared.opened_with is self._ssl_context:
-                # It is of no use to those who come later either; they would dial for ever.
-                raise self._closed_unasked()
+                vain += 1
+                if vain == MAX_VAIN_DIALS:
+                    raise self._closed_unasked()
         connection = await self._dial(offers_http2=not self._pool.wants_http1)
         if isinstance(connection, UpstreamConnection):
             return connection
@@ -241,19 +246,17 @@ class Upstream:
 
     async def _open_for_all(self) -> Http2Connection | None:
         """The connection, if it is one that is shared."""
-        connection = await self._dial(offers_http2=True)
+        try:
+            connection = await self._dial(offers_http2=True)
+        finally:
+            # Here, not when the task is done: to await one that is done gives way to nobody.
+            self._opening = None
         self._speaks_http2 = isinstance(connection, Http2Connection)
         if isinstance(connection, Http2Connection):
             self._pool.share(connection)
             return connection
         self._pool.put(connection)
         return None
-
-    def _opened_for_all(self, task: asyncio.Task[Http2Connection | None]) -> None:
-        self._opening = None
-        if not task.cancelled():
-            # Who waited for it has it already; perhaps nobody did to the end.
-            task.exception()
 
     async def open_connection(self) -> Carrier:
         """A fresh HTTP/1.1 connection. Raises as `open_carrier`.
@@ -274,10 +277,11 @@ class Upstream:
             return self._pool.take() or await self.open_carrier()
 
     async def _dial(self, *, offers_http2: bool) -> UpstreamConnection | Http2Connection:
-        while True:
+        vain = 0
+        while vain < MAX_VAIN_DIALS:
             ssl_context = self._ssl_context
             try:
-                return await self._dial_once(
+                connection = await self._dial_once(
                     self._pool.opening(ssl_context),
                     ssl_context if offers_http2 else self._context_for_http1(),
                 )
@@ -285,6 +289,11 @@ class Upstream:
                 if ssl_context is self._ssl_context:
                     raise
                 # Our certificate or the authority was renewed in the meantime, perhaps for this reason.
+            else:
+                if connection.is_usable:
+                    return connection
+                vain += 1
+        raise self._closed_unasked()
 
     async def _dial_once(
         self, opening: Opening, ssl_context: ssl.SSLContext | None
@@ -294,8 +303,6 @@ class Upstream:
         await self._dialer.dial(lambda: opening, ssl_context, hostname)
         connection = opening.connection
         assert connection is not None
-        if not connection.is_usable:
-            raise self._closed_unasked()
         return connection
 
     def _closed_unasked(self) -> UpstreamUnreachable:
@@ -406,6 +413,12 @@ class Upstream:
             await asyncio.wait([self._opening])
         self._pool.close()
         await self._source.close()
+
+
+def _look_at_error(task: asyncio.Task[Http2Connection | None]) -> None:
+    """Who waited for it has it already; perhaps nobody did to the end."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _id_token(context: ResolvedContext) -> str | None:

@@ -8,15 +8,22 @@ import signal
 import ssl
 import statistics
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from kproxy.credentials import open_source
 from kproxy.errors import KproxyError
+from kproxy.kube import kubeconfig as kube
+from kproxy.kube.kubecontext import server_address
+from kproxy.upstream.carrier import Carrier
+from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import Health
 from kproxy.upstream.http2.connection import Http2Connection
 from kproxy.upstream.pool import Pool
+from kproxy.upstream.upstream import Upstream
 from tests.conformance.conftest import Http2Gateway
 from tests.support import http2_frames, secrets
 from tests.support.answers import BLOCK, Step, chunk, tunnel
@@ -458,8 +465,24 @@ async def test_a_server_that_greets_with_goaway_ends_in_an_error(http2_gateway: 
     response = await http2_gateway.request()
     assert response.status == 502
     assert len(server.h2_connections) <= 10
-    server.says_with_handshake = b""
-    assert (await http2_gateway.request()).status == 200
+
+
+async def test_a_connection_that_ends_before_it_is_asked_is_no_matter(http2_gateway: Http2Gateway) -> None:
+    """A server that is restarted may have accepted it: nothing was asked, even a POST goes elsewhere."""
+
+    async def last(channel: Channel) -> None:
+        server.says_with_handshake = b"" if accepted else bye
+        accepted.append(channel)
+
+    accepted: list[Channel] = []
+    bye = http2_frames.settings_frame() + http2_frames.goaway_frame(0)
+    tls = http2_gateway.ca.server_context(client_ca=http2_gateway.ca, alpn=H2)
+    tls.maximum_version = ssl.TLSVersion.TLSv1_2
+    server = await http2_gateway.replace_upstream(tls=tls, before_handshake=last)
+    http2_gateway.streams_for(echo())
+    response = await http2_gateway.request("POST", "/api", body=b"once")
+    assert (response.status, response.json()["body"]) == (200, "once")
+    assert len(accepted) == 2
 
 
 async def test_goaway_again_and_again_ends_in_an_error(http2_gateway: Http2Gateway) -> None:
@@ -954,3 +977,51 @@ async def test_an_idle_connection_is_closed_after_a_while() -> None:
         async with asyncio.timeout(LAST_RESORT_SECONDS):
             await busy.ended.wait()
         pool.close()
+
+
+class EagerDialer(Dialer):
+    """Calls `dialled` when a connection has just been made."""
+
+    def __init__(self, port: int, dialled: Callable[[], None]) -> None:
+        super().__init__("c", "127.0.0.1", port)
+        self._dialled = dialled
+
+    async def dial(self, *args: Any) -> Any:
+        made = await super().dial(*args)
+        self._dialled()
+        return made
+
+
+async def test_requests_that_come_just_as_a_dial_ends() -> None:
+    """They find its connection full already, and wait for another; nothing else stands still meanwhile."""
+    loop = asyncio.get_running_loop()
+    ca = CA()
+    dials: list[None] = []
+    late: list[asyncio.Task[Carrier]] = []
+    async with Http2Server(tls=ca.server_context(alpn=H2)) as server:
+        server.settings[MAX_CONCURRENT_STREAMS] = 1
+        cluster = kube.Cluster(name="c", server=server.url, certificate_authority_data=ca.pem)
+        context = kube.ResolvedContext(name="c", cluster=cluster, user=kube.User(name="u"))
+
+        def dialled() -> None:
+            if len(dials) == 1:
+                late.extend(loop.create_task(upstream.open_carrier()) for _ in range(2))
+            dials.append(None)
+
+        upstream = Upstream(
+            context,
+            server_address(server.url),
+            open_source(context),
+            EagerDialer(server.port, dialled),
+            loop,
+            appends_server_path=False,
+            cuts_on_rotation=False,
+            offers_http2=True,
+            health=Health(),
+        )
+        await upstream.open_carrier()
+        await server.wait_for(lambda: upstream.idle_carrier() is None, "the limit")
+        late.append(loop.create_task(upstream.open_carrier()))
+        first = await late[0]
+        assert len({first, *await asyncio.gather(*late)}) == 3
+        await upstream.close()
