@@ -15,7 +15,7 @@ h1 { font-size: 1.5rem; margin-bottom: 0; } h2 { font-size: 1.125rem; margin: 2r
 table { border-collapse: collapse; width: 100%; }
 td, th { padding: .25rem .75rem .25rem 0; text-align: left; }
 th { font-weight: 600; } td { border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent); }
-td, p { overflow-wrap: break-word; } .state { white-space: nowrap; }
+td, p { overflow-wrap: break-word; } .state, time { white-space: nowrap; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
 .bad { color: light-dark(#b00020, #ff8a80); font-weight: 600; } .muted { opacity: .7; }
 div { overflow-x: auto; }
@@ -142,7 +142,10 @@ def _state(state: str) -> str:
 
 
 def _time(at: str | None) -> str:
-    return f'<time datetime="{_text(at)}">{_text(at)}</time>' if at else '<span class="muted">-</span>'
+    if not at:
+        return '<span class="muted">-</span>'
+    words = at.replace("T", " ").replace("+00:00", " UTC")
+    return f'<time datetime="{_text(at)}">{_text(words)}</time>'
 
 
 def _link(url: str, text: str) -> str:

@@ -95,7 +95,7 @@ def test_the_page_tells_what_a_person_wants_to_know() -> None:
     page = Reader(render(status(context(), failing), [STREAM], {"/-/healthz": "200"}))
     for told in (
         "up for 1 d 2 h",
-        "2026-11-21T00:00:00",
+        "2026-11-21 00:00:00 UTC",
         "GET /api/v1/pods",
         "1 min 15 s",
         "connection refused",
