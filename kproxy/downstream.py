@@ -17,7 +17,7 @@ from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
 from kproxy.exchange import Exchange
 from kproxy.framing import Body, ChunkedBody, LengthBody
 from kproxy.headers import answer_block
-from kproxy.upstream.sockets import end_by_reset
+from kproxy.sockopts import end_by_reset
 from kproxy.wire import Field, MalformedHeadError, RequestHead, find_head
 
 # Bytes of later, pipelined requests that are kept while one is being answered; then reading stops.

@@ -44,12 +44,12 @@ from kproxy.plan import Clusters, Plan, prepare, questions, questions_of_the_pla
 from kproxy.relay import Relay
 from kproxy.reloading import Governed, Reloading, facts_of_all
 from kproxy.settings import Settings
+from kproxy.sockopts import Keepalive
 from kproxy.supervisor import NOBODY, ServedContext, Serving, Supervisor
 from kproxy.threads import in_daemon_thread
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import health_of, is_http2_disabled
 from kproxy.upstream.proxies import proxy_for
-from kproxy.upstream.sockets import Keepalive
 from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
 

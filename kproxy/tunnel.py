@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from kproxy.upstream.sockets import allow_stalls, end_by_reset
+from kproxy.sockopts import allow_stalls, end_by_reset
 
 # How long one side may stay open after the other has ended, without a byte passing. A side that was told of
 # the end is finishing; one that could not be told (asyncio has no half-close over TLS) gets out what is on

@@ -10,8 +10,8 @@ import ssl
 from typing import Any
 
 from kproxy.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
+from kproxy.sockopts import Keepalive, allow_stalls
 from kproxy.upstream.dial import Timeouts
-from kproxy.upstream.sockets import Keepalive, allow_stalls
 from tests.support.dialing import (
     Client,
     a_black_hole,

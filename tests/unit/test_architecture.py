@@ -23,7 +23,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("config", "settings"),
     ("log", "metrics"),
     # Towards the API server.
-    ("tls", "threads"),
+    ("tls", "threads", "sockopts"),
     ("credentials",),
     ("upstream",),
     # The data path.
