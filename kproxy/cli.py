@@ -20,7 +20,7 @@ from kproxy.commands import arguments
 from kproxy.commands.arguments import CommandLine
 from kproxy.commands.table import COMMANDS, NAMES_COMMAND
 from kproxy.config import LISTEN, Config
-from kproxy.errors import ConfigError, KproxyError
+from kproxy.errors import ConfigError, KproxyError, spelt_out
 from kproxy.options import nearest
 from kproxy.settings import Settings, read
 
@@ -302,7 +302,7 @@ def _check(line: CommandLine) -> int:
     if "json" in line.flags:
         print(json.dumps(document(settings, rehearsal, problems), indent=2))
     else:
-        print(*settings_lines(settings), *rehearsal_lines(rehearsal), sep="\n")
+        _show(*settings_lines(settings), *rehearsal_lines(rehearsal))
     sys.stdout.flush()
     return _refuse(problems) if problems else EXIT_FINE
 
@@ -322,7 +322,7 @@ def _fail(message: str) -> int:
 
 def _complain(*lines: str) -> None:
     for line in lines:
-        print(line, file=sys.stderr)
+        print(spelt_out(line), file=sys.stderr)
 
 
 # -- instances --
@@ -343,7 +343,7 @@ def _settle(line: CommandLine) -> Settings:
 
 
 def _show(*lines: str) -> None:
-    print(*lines, sep="\n")
+    print(*map(spelt_out, lines), sep="\n")
 
 
 def _write(data: bytes) -> None:

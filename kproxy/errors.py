@@ -197,3 +197,8 @@ def proxy_status(error: KproxyError) -> str:
 def reason_of(status: int) -> str:
     """The Kubernetes reason for an HTTP status that a class shares with others, as `MethodNotAllowed`."""
     return HTTPStatus(status).phrase.replace(" ", "").replace("-", "")
+
+
+def spelt_out(text: str) -> str:
+    """Text of others with control characters as `U+001B`, as in kubectl: it must not steer a terminal."""
+    return "".join(c if c in "\n\t" or c.isprintable() else f"U+{ord(c):04X}" for c in text)

@@ -107,13 +107,6 @@ def parse_output(output: bytes, api_version: str) -> ExecStatus:
     )
 
 
-def clean_hint(hint: str) -> str:
-    """The install hint with control characters spelt out: a kubeconfig must not steer a terminal."""
-    return "".join(
-        char if char == "\n" or char == "\t" or char.isprintable() else f"U+{ord(char):04X}" for char in hint
-    )
-
-
 def _sorted(value: object) -> object:
     """Keys in the order that the step from YAML to JSON gives them in client-go."""
     if isinstance(value, dict):

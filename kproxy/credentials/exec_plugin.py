@@ -16,9 +16,9 @@ from collections.abc import Callable, Mapping
 from itertools import chain
 
 from kproxy.credentials.credential import ClientCertificate, Credential, bearer
-from kproxy.credentials.exec_credential import ExecStatus, clean_hint, exec_info, parse_output
+from kproxy.credentials.exec_credential import ExecStatus, exec_info, parse_output
 from kproxy.credentials.expiry import certificate_life, earliest, token_life
-from kproxy.errors import KubeconfigError
+from kproxy.errors import KubeconfigError, spelt_out
 from kproxy.kube.kubeconfig import Cluster, ExecConfig
 from kproxy.kube.kuberc import PluginPolicy
 from kproxy.tls import client_context
@@ -232,7 +232,7 @@ class ExecPlugin:
         )
 
     def _hint(self) -> str:
-        hint = clean_hint(self._config.install_hint)
+        hint = spelt_out(self._config.install_hint)
         return f"\n\n{hint}" if hint else ""
 
 

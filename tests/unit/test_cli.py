@@ -300,6 +300,15 @@ def test_one_problem_is_one_line_and_several_are_a_list(
     assert lines[5] == "See 'kproxy --help'."
 
 
+def test_names_of_others_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A context's name and a path of no encoding are shown with what cannot be printed spelt out."""
+    config = kubeconfig(tmp_path, "https://127.0.0.1:1", name="x\x1b[31m")
+    assert main(["check", f"--kubeconfig={config}"]) == 0
+    assert "xU+001B[31m" in capsys.readouterr().out
+    assert main(["check", f"--kubeconfig={tmp_path}/\udcff"]) == 2
+    assert "U+DCFF" in capsys.readouterr().err
+
+
 def test_the_demo_brings_its_own_cluster(capsys: pytest.CaptureFixture[str]) -> None:
     """Choosing another one beside it is a contradiction, wherever it is written."""
     assert main(["demo", "--kubeconfig=/x", "--context=c"]) == 2

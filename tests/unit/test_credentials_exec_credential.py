@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from kproxy.credentials.exec_credential import clean_hint, exec_info, parse_output
+from kproxy.credentials.exec_credential import exec_info, parse_output
 from kproxy.kube.kubeconfig import Cluster
 from tests.support.exec_plugin import V1, V1BETA1
 from tests.support.secrets import plant
@@ -143,9 +143,3 @@ def test_repr_shows_no_secret() -> None:
     """The parsed status is a value like any other and may be printed."""
     status = parse_output(answer(token=SECRET, clientCertificateData="C", clientKeyData=SECRET), V1)
     assert SECRET not in repr(status)
-
-
-def test_the_install_hint_cannot_steer_a_terminal() -> None:
-    """Escape sequences are spelt out, as kubectl does; lines stay lines."""
-    assert clean_hint("run\n\x1b[31mthis\x07") == "run\nU+001B[31mthisU+0007"
-    assert clean_hint("ü →") == "ü →"
