@@ -10,6 +10,7 @@ import contextlib
 import gc
 import inspect
 import os
+import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from typing import Any
 
@@ -25,6 +26,12 @@ hypothesis.settings.register_profile(
     "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("unhurried")
+
+# Below `nohup` or in the background of a script they are ignored, and programs of tests would inherit that,
+# unlike a handler.
+for _number in (signal.SIGHUP, signal.SIGINT):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, lambda *_: None)
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:

@@ -178,7 +178,7 @@ WORDS = {
     "lookup api.test": "name api.test not found",
     "net/http: invalid header": "no valid header",
     " in scheme": "; expected kind ExecCredential",
-    "tls: failed to find any PEM data in certificate input": 'user "u" (',
+    "tls: failed to find any PEM data in certificate input": "client certificate: failed to find",
 }
 
 # Not judged here, with the reason that pytest shows; a prefix ends in "-".

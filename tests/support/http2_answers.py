@@ -26,7 +26,7 @@ def answer(
         if length:
             fields.append(("content-length", str(len(body))))
         ends = not body or stream.method == "HEAD"
-        await stream.send_head(status, fields, end=ends)
+        await stream.send_headers([(":status", str(status)), *fields], end=ends, more=not ends)
         if not ends:
             await stream.send_data(body, end=True)
 

@@ -138,8 +138,12 @@ class Stream:
         *,
         end: bool = False,
         frames: Callable[[int, bytes, bool], bytes] | None = None,
+        more: bool = False,
     ) -> None:
-        """Any fields, as they are. `frames(stream id, block, end)` makes other frames of the same block."""
+        """Any fields, as they are. `frames(stream id, block, end)` makes other frames of the same block.
+
+        With `more` they leave in one write with what is sent next.
+        """
         self._check()
         connection = self.connection
         connection.flush()
@@ -149,7 +153,8 @@ class Stream:
             buffer = bytearray(connection.h2.data_to_send())
             block = b"".join(each.payload for each in take_frames(buffer))
             connection.queue(frames(self.id, block, end))
-        await connection.flushed()
+        if not more:
+            await connection.flushed()
 
     async def send_interim(self, status: int, headers: Fields | None = None) -> None:
         await self.send_headers([(":status", str(status)), *(headers or [])])
