@@ -30,6 +30,7 @@ from kproxy.filters.automaton import (
 )
 
 _MAX_RUNE = 0x10FFFF
+_MAX_CASED = 0x1FFFF
 _MAX_REPEAT = 1000  # regexp/syntax: maxRepeat, of nested ones together
 _MAX_SIZE = 50_000
 
@@ -103,6 +104,11 @@ _POSIX_CLASSES: dict[str, Ranges] = {
     "word": [(0x30, 0x39), (0x41, 0x5A), (0x5F, 0x5F), (0x61, 0x7A)],
     "xdigit": [(0x30, 0x39), (0x41, 0x46), (0x61, 0x66)],
 }
+# The Kelvin sign is a K, too, and the long s an s.
+_ASCII_CASES = {
+    rune: [rune ^ 0x20, *{"k": [0x212A], "s": [0x017F]}.get(chr(rune | 0x20), [])]
+    for rune in (*range(0x41, 0x5B), *range(0x61, 0x7B))
+}
 _CONTROL_ESCAPES = {"a": 0x07, "f": 0x0C, "n": 0x0A, "r": 0x0D, "t": 0x09, "v": 0x0B}
 _ASSERTIONS: dict[str, Assertion] = {"A": at_text_start, "z": at_text_end, "b": at_word_edge, "B": within}
 
@@ -112,7 +118,7 @@ _NAMED_GROUP = r"\(\?P?<(?![=!])([^>]*)(>?)"
 _FLAG_GROUP = r"\(\?([imsU]*)(?:-([imsU]+))?([:)])"
 _REPEAT = r"\{(0|[1-9][0-9]*)(?:(,)(0|[1-9][0-9]*)?)?\}"
 _UNICODE_CLASS = r"\\([pP])(?:\{(\^?)([^}]*)\}|([^{]))"
-_POSIX_CLASS = r"\[:(\^?)([^\]]*?):\]"
+_POSIX_CLASS = r"(?s)\[:(\^?)(.*?):\]"
 _NUMERIC_ESCAPE = r"\\(?:x\{([0-9A-Fa-f]+)\}|x([0-9A-Fa-f]{2})|(0[0-7]{0,2}|[1-7][0-7]{1,2}))"
 
 
@@ -242,16 +248,21 @@ class _Translation:
         self.groups[-1].atoms.append(_Atom([step]))
 
     def add_literal(self, char: str) -> None:
-        has_case = self.flags.ignore_case and char.lower() != char.upper()
-        self.add(f"(?i:{re.escape(char)})" if has_case else char)
+        ranges = self.folded([(ord(char), ord(char))])
+        if len(ranges) == 1:
+            self.add(char)
+        else:
+            self.add_class(ranges, negated=False)
 
     def add_class(self, ranges: Ranges, negated: bool) -> None:
         if not ranges:  # \P{Any}: `re` has no empty set
             self.add(r"[\s\S]" if negated else r"(?!)")
             return
         members = "".join(f"{_escaped(low)}-{_escaped(high)}" for low, high in ranges)
-        text = f"[^{members}]" if negated else f"[{members}]"
-        self.add(f"(?i:{text})" if self.flags.ignore_case else text)
+        self.add(f"[^{members}]" if negated else f"[{members}]")
+
+    def folded(self, ranges: Ranges) -> Ranges:
+        return _folded(ranges) if self.flags.ignore_case else ranges
 
     def bracket_class(self) -> tuple[Ranges, bool]:
         """The bracket expression at the current place: its ranges, and whether `^` negates it."""
@@ -266,12 +277,12 @@ class _Translation:
             if posix := self.token(_POSIX_CLASS):
                 if posix[2] not in _POSIX_CLASSES:
                     raise GoRegexpError(f"invalid character class range: `{posix[0]}`")
-                ranges += _signed(_POSIX_CLASSES[posix[2]], bool(posix[1]))
+                ranges += _signed(self.folded(_POSIX_CLASSES[posix[2]]), bool(posix[1]))
                 self.at = posix.end()
             elif (named := self.named_class()) is not None:
                 ranges += named
             else:
-                ranges.append(self.class_range(start))
+                ranges += self.folded([self.class_range(start)])
         self.at += 1
         return ranges, negated
 
@@ -300,7 +311,7 @@ class _Translation:
             return None
         if letter not in "pP":
             self.at += 2
-            return _signed(_PERL_CLASSES[letter.lower()], letter.isupper())
+            return _signed(self.folded(_PERL_CLASSES[letter.lower()]), letter.isupper())
         unicode = self.token(_UNICODE_CLASS)
         if unicode is None:
             raise GoRegexpError(f"invalid character class range: `{self.source[self.at :]}`")
@@ -315,7 +326,7 @@ class _Translation:
                 "categories, as \\p{L} or \\p{Nd}, but no scripts)"
             )
         self.at = unicode.end()
-        return _signed(ranges, (unicode[1] == "P") != bool(unicode[2]))
+        return _signed(self.folded(ranges), (unicode[1] == "P") != bool(unicode[2]))
 
     def single_escape(self) -> int:
         """The code point of the escape at the current place, which stands for one character."""
@@ -362,6 +373,35 @@ def _signed(ranges: Ranges, negated: bool) -> Ranges:
     if start <= _MAX_RUNE:
         gaps.append((start, _MAX_RUNE))
     return gaps
+
+
+def _folded(ranges: Ranges) -> Ranges:
+    """With the other cases of all their characters, before a class is negated, as in Go."""
+    variants = _ASCII_CASES if all(high < 0x80 for _, high in ranges) else _other_cases()
+    found = [
+        (each, each)
+        for rune, others in variants.items()
+        for low, high in ranges
+        if low <= rune <= high
+        for each in others
+    ]
+    return ranges + found
+
+
+@lru_cache
+def _other_cases() -> dict[int, list[int]]:
+    """Characters that are one in Unicode's simple case folding, by each of them.
+
+    Not what `re` takes for one: there `i` is also the Turkish dotless one, and that with a dot.
+    """
+    orbits: dict[str, list[int]] = {}
+    for rune in range(_MAX_CASED + 1):
+        char = chr(rune)
+        # What folds to several characters, as the German sharp s does, has at most a lower case.
+        folded = next((one for one in (char.casefold(), char.lower()) if len(one) == 1), char)
+        if folded != char:
+            orbits.setdefault(folded, [ord(folded)]).append(rune)
+    return {rune: [other for other in orbit if other != rune] for orbit in orbits.values() for rune in orbit}
 
 
 @lru_cache

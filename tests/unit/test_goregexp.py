@@ -90,6 +90,7 @@ def test_refuses_what_kubectl_refuses(source: str) -> None:
         ("(?P<a-b>c)", "invalid named capture: `(?P<a-b>`"),
         ("[z-a]", "invalid character class range: `z-a`"),
         ("[[:foo:]]", "invalid character class range: `[:foo:]`"),
+        ("[[:a]b[[:alpha:]]", "invalid character class range: `[:a]b[[:alpha:]`"),
         (r"\p{Greek}", "no scripts"),
         ("\udcff", "invalid UTF-8"),
     ],
@@ -139,6 +140,28 @@ def test_flags_last_to_the_end_of_their_group(source: str, text: str, matches: b
 def test_case_can_be_ignored_from_outside(source: str, text: str) -> None:
     """`ignore_case` is as if the expression began with `(?i)`."""
     assert compile_go(source, ignore_case=True).search(text)
+
+
+@pytest.mark.parametrize(
+    ("source", "text", "matches"),
+    [
+        (r"(?i)^\W$", "k", False),
+        (r"(?i)^\W$", "\u212a", False),
+        (r"(?i)^\w$", "\u017f", True),
+        ("(?i)^[[:^alpha:]]$", "S", False),
+        (r"(?i)^\P{Ll}$", "A", False),
+        (r"(?i)^[^\PL]$", "k", True),
+        ("(?i)^[^k]$", "\u212a", False),
+        ("(?i)^i$", "\u0131", False),
+        ("(?i)^[h-j]$", "\u0130", False),
+        ("(?i)^\u0131$", "I", False),
+        ("(?i)^\u03c3$", "\u03c2", True),
+        ("(?i)^\u00df$", "\u1e9e", True),
+    ],
+)
+def test_case_is_folded_as_in_go(source: str, text: str, matches: bool) -> None:
+    """By Unicode's simple folding, and before a class is negated; `re` does neither."""
+    assert bool(compile_go(source).search(text)) is matches
 
 
 PARTS = st.recursive(
