@@ -13,7 +13,14 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Literal, Protocol, cast
 
-from kproxy.errors import BadRequest, KproxyError, proxy_status, status_body
+from kproxy.errors import (
+    BadRequest,
+    KproxyError,
+    proxy_status,
+    shows_text_alone,
+    status_body,
+    text_body,
+)
 from kproxy.exchange import Exchange
 from kproxy.framing import Body, ChunkedBody, LengthBody
 from kproxy.headers import answer_block
@@ -416,20 +423,28 @@ class Downstream(asyncio.Protocol):
         return self._body is not None and self.head.expects_continue
 
     def refuse(self, error: KproxyError, fields: tuple[tuple[str, str], ...] = ()) -> None:
-        """Answer the request at hand with an error of ours, as a `Status`."""
-        self._answer_error(error, fields, sends_body=self.head.method != "HEAD")
+        """Answer the request at hand with an error of ours: a `Status`, or text for whom it says more."""
+        head = self.head
+        as_text = shows_text_alone(head.path, head.text(b"accept") or "")
+        self._answer_error(error, fields, sends_body=head.method != "HEAD", as_text=as_text)
 
     def _answer_error(
-        self, error: KproxyError, fields: tuple[tuple[str, str], ...] = (), *, sends_body: bool = True
+        self,
+        error: KproxyError,
+        fields: tuple[tuple[str, str], ...] = (),
+        *,
+        sends_body: bool = True,
+        as_text: bool = False,
     ) -> None:
         from http import HTTPStatus
 
         self.exchange.proxy_error = error.proxy_error
+        content_type = "text/plain; charset=utf-8" if as_text else "application/json"
         self.answer(
             error.status,
             HTTPStatus(error.status).phrase,
-            (("Content-Type", "application/json"), ("Proxy-Status", proxy_status(error)), *fields),
-            status_body(error),
+            (("Content-Type", content_type), ("Proxy-Status", proxy_status(error)), *fields),
+            text_body(error) if as_text else status_body(error),
             sends_body=sends_body,
         )
 

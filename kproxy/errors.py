@@ -186,6 +186,22 @@ def status_body(error: KproxyError) -> bytes:
     return json.dumps(body).encode() + b"\n"
 
 
+def shows_text_alone(path: str, accept: str) -> bool:
+    """Whether a request is one of client-go's whose failure shows what text says, and a `Status` as "unknown".
+
+    It reads the documents of discovery raw (rest/request.go: `Result.Raw`, `newUnstructuredResponseError`).
+    With a cold cache they are the first that kubectl asks for.
+    """
+    if "g=apidiscovery.k8s.io" in accept:
+        return True
+    return accept == "application/json, */*" and path.endswith("/version")
+
+
+def text_body(error: KproxyError) -> bytes:
+    """The error for whom `shows_text_alone`."""
+    return f"kproxy: {error.message}\n".encode()
+
+
 def proxy_status(error: KproxyError) -> str:
     """The `Proxy-Status` value (RFC 9209) that tells our answers from the API server's."""
     value = f"kproxy; error={error.proxy_error}"

@@ -22,7 +22,8 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.clusters import Api, Cluster, config_map
-from tests.support.program import ROOT, Process, ProxyProcess
+from tests.support.ports import reserved_port
+from tests.support.program import ROOT, Process, Program, ProxyProcess
 
 KUBECTL = shutil.which("kubectl")
 pytestmark = pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
@@ -174,6 +175,28 @@ def test_get_shows_tables(kubectl: Kubectl, namespace: str, api: Api) -> None:
     missing = kubectl.run("-n", namespace, "get", "configmap", "none")
     assert (missing.code, missing.out) == (1, "")
     assert missing.err == 'Error from server (NotFound): configmaps "none" not found\n'
+
+
+@pytest.mark.parametrize(
+    ("command", "flag", "message"),
+    [
+        (("get", "pods"), "--server=http://127.0.0.1:{port}", "connection refused; is the cluster up?"),
+        (("version",), "--server=http://127.0.0.1:{port}", "connection refused; is the cluster up?"),
+        (("get", "pods"), "--reject-paths=^/api$", "--reject-paths"),
+        (("get", "pods"), "--accept-hosts=^nobody$", "--accept-hosts"),
+    ],
+)
+def test_a_failure_of_discovery_is_told(
+    command: tuple[str, ...], flag: str, message: str, demo: Cluster, tmp_path: Path
+) -> None:
+    """With a cold cache kubectl first asks for what it reads raw, and shows of its failure only text."""
+    with (
+        reserved_port() as port,
+        Program(flag.format(port=port), kubeconfig=demo.kubeconfig) as program,
+    ):
+        done = Kubectl(program.url, tmp_path).run(*command)
+    assert done.code == 1
+    assert message in done.err
 
 
 def test_get_wide_has_the_nodes(demo_kubectl: Kubectl) -> None:
