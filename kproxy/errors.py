@@ -187,7 +187,7 @@ def status_body(error: KproxyError) -> bytes:
 
 
 def shows_text_alone(path: str, accept: str) -> bool:
-    """Whether a request is one of client-go's whose failure shows what text says, and a `Status` as "unknown".
+    """Whether client-go shows of its failure what text says, and no more than "unknown" of a `Status`.
 
     It reads the documents of discovery raw (rest/request.go: `Result.Raw`, `newUnstructuredResponseError`).
     With a cold cache they are the first that kubectl asks for.
