@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import select
 from collections.abc import Callable, Coroutine
+from http import HTTPStatus
 from time import monotonic
 from typing import Any, Literal, Protocol, cast
 
@@ -436,8 +437,6 @@ class Downstream(asyncio.Protocol):
         sends_body: bool = True,
         as_text: bool = False,
     ) -> None:
-        from http import HTTPStatus
-
         self.exchange.proxy_error = error.proxy_error
         content_type = "text/plain; charset=utf-8" if as_text else "application/json"
         self.answer(
@@ -514,10 +513,6 @@ class Downstream(asyncio.Protocol):
         self._closes = True
         if self._handler is None and self.transport is not None:
             self.transport.close()
-
-    @property
-    def is_handling(self) -> bool:
-        return self._handler is not None and self._handler is not _DISCARD
 
     # -- the end of a connection whose client is still sending --
 

@@ -168,14 +168,10 @@ class Owner(Kind):
         return text or None
 
 
-class _Place(Kind):
-    expected = "ADDRESS:PORT, [IPv6]:PORT, unix:PATH or fd:N"
-
-
 MODE = Mode()
 OWNER = Owner()
 _FD = Number(_FIRST_DESCRIPTOR, 999_999)
-_PLACE = _Place()
+_PLACE = Name("ADDRESS", "ADDRESS:PORT, [IPv6]:PORT, unix:PATH or fd:N")
 
 ENTRY_KEYS: Mapping[str, Kind] = {
     "address": ADDRESS,

@@ -322,6 +322,6 @@ def _read_status_line(line: bytes) -> tuple[int, int, bytes]:
         raise MalformedHeadError("no status line")
     minor, status, reason = match.groups()
     known = (1 if minor == b"1" else 0, int(status), reason or b"")
-    if len(_known_status_lines) < _MAX_KNOWN_BYTES and len(line) <= _MAX_KNOWN_BYTES:
+    if len(_known_status_lines) < _MAX_KNOWN_LINES and len(line) <= _MAX_KNOWN_BYTES:
         _known_status_lines[line] = known
     return known

@@ -54,7 +54,7 @@ def parse_timestamp(text: str) -> float:
         raise ValueError("not an RFC 3339 time such as 2030-01-31T12:00:00Z")
     day, clock, fraction, zone = match.groups()
     moment = datetime.datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
-    return (moment - _EPOCH).total_seconds() + float(fraction or 0)
+    return moment.timestamp() + float(fraction or 0)
 
 
 def format_timestamp(at: float | None) -> str | None:
@@ -117,9 +117,6 @@ def earliest(*lives: Life) -> Life:
     return min(ending, key=lambda life: life.expires_at or 0.0, default=Life())
 
 
-_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-
-
 def _number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -149,5 +146,4 @@ def _asn1_time(content: bytes, tag: int) -> float:
         text = ("19" if text[:2] >= "50" else "20") + text
     elif tag != GENERALIZED_TIME:
         raise ValueError("not a time")
-    moment = datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=datetime.UTC)
-    return (moment - _EPOCH).total_seconds()
+    return datetime.datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=datetime.UTC).timestamp()

@@ -7,7 +7,6 @@ transport/cert_rotation.go looks every 5 min).
 
 from __future__ import annotations
 
-import base64
 import os
 import stat
 from collections.abc import Callable
@@ -19,6 +18,7 @@ import structlog
 from kproxy.credentials.credential import ClientCertificate, Credential, CredentialSource, bearer, place
 from kproxy.credentials.expiry import Life, certificate_life, earliest, token_life
 from kproxy.errors import CredentialFileError, KubeconfigError
+from kproxy.headers import basic_authorization
 from kproxy.kube.kubeconfig import ResolvedContext, User
 from kproxy.tls import client_context
 
@@ -306,8 +306,8 @@ def _fixed(context: ResolvedContext) -> Credential:
             authorization=authorization, issued_at=life.issued_at, expires_at=life.expires_at, kind="token"
         )
     if user.username:
-        pair = f"{user.username}:{user.password or ''}".encode()
-        return Credential(authorization=f"Basic {base64.b64encode(pair).decode()}", kind="basic")
+        authorization = basic_authorization(user.username, user.password or "")
+        return Credential(authorization=authorization, kind="basic")
     return Credential()
 
 

@@ -25,6 +25,7 @@ from kproxy.credentials.credential import Content, Credential, bearer, place
 from kproxy.credentials.expiry import jwt_claims, schedule, token_life
 from kproxy.credentials.oidc_store import StoreError, TokenStore
 from kproxy.errors import ConfigError, KubeconfigError, RefreshError
+from kproxy.headers import basic_authorization
 from kproxy.kube.kubeconfig import AuthProvider, Cluster, ResolvedContext
 from kproxy.threads import in_daemon_thread
 from kproxy.tls import client_context
@@ -93,8 +94,8 @@ def open_issuer(
     user, provider = context.user, context.user.auth_provider
     if provider is None:
         raise ValueError("the user has no auth-provider")
-    settings = sorted(item for item in provider.config.items() if item[0] not in (ID_TOKEN, REFRESH_TOKEN))
-    key = (user.source_path, user.name, write_back, clock, *settings)
+    # Providers with other tokens are equal.
+    key = (user.source_path, user.name, write_back, clock, provider)
     session = _sessions.get(key)
     if session is None:
         store = None
@@ -267,8 +268,8 @@ class OidcSession:
     async def _refresh(self, client: aiohttp.ClientSession, endpoint: str) -> Mapping[str, object]:
         """The issuer's answer (RFC 6749, 6). Client id and secret go by Basic, if that fails in the form."""
         form = {"grant_type": "refresh_token", "refresh_token": self._tokens[REFRESH_TOKEN]}
-        pair = f"{quote_plus(self._client_id)}:{quote_plus(self._client_secret)}".encode()
-        basic = {"Authorization": f"Basic {base64.b64encode(pair).decode()}"}
+        client_id, client_secret = quote_plus(self._client_id), quote_plus(self._client_secret)
+        basic = {"Authorization": basic_authorization(client_id, client_secret)}
         try:
             return await self._post(client, endpoint, form, basic)
         except Refused as error:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from base64 import b64encode
 from typing import cast
 
 from kproxy import __version__
 from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamUnreachable
+from kproxy.headers import basic_authorization
 from kproxy.upstream.failures import Hop
 from kproxy.upstream.proxies import Proxy
 from kproxy.wire import MalformedHeadError, find_head
@@ -59,8 +59,7 @@ def connect_request(authority: str, proxy: Proxy) -> bytes:
     """RFC 9110, 9.3.6. The User-Agent is there because some proxies' rules want one."""
     lines = [f"CONNECT {authority} HTTP/1.1", f"Host: {authority}", f"User-Agent: kproxy/{__version__}"]
     if proxy.username is not None:
-        credentials = b64encode(f"{proxy.username}:{proxy.password or ''}".encode()).decode()
-        lines.append(f"Proxy-Authorization: Basic {credentials}")
+        lines.append(f"Proxy-Authorization: {basic_authorization(proxy.username, proxy.password or '')}")
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
