@@ -11,20 +11,21 @@ import asyncio
 import re
 from copy import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
 
 from kproxy.admin.endpoints import PREFIX, Endpoints
 from kproxy.contexts import label_of, split_path, unknown
-from kproxy.downstream import Downstream
+from kproxy.downstream import Downstream, Waiting
 from kproxy.errors import BadRequest, KproxyError, NotServed
 from kproxy.filters.policy import Policy
 from kproxy.headers import map_target, quote_target
 from kproxy.relay import Relay
 from kproxy.requestinfo import RequestInfo, cleaned_target, parse
 from kproxy.upstream.upstreams import Seat, Upstreams
-from kproxy.wire import Field, RequestHead
+from kproxy.wire import RequestHead
 
 if TYPE_CHECKING:
     from kproxy.pages import LocalConnection, StaticFiles
@@ -335,8 +336,6 @@ class App:
         downstream.run(self._respond(downstream, head, connection), _PageHandler(downstream, connection))
 
     async def _respond(self, downstream: Downstream, head: RequestHead, connection: LocalConnection) -> None:
-        from pathlib import Path
-
         from kproxy.pages import StaticFiles, respond
 
         if self._static_files is None:
@@ -361,25 +360,16 @@ class App:
         downstream.finish(keep_alive=answered.keep_alive)
 
 
-class _PageHandler:
-    """Passes on to aiohttp what the transport says while a page is being written."""
+class _PageHandler(Waiting):
+    """Passes on to aiohttp what the transport says while a page is being written. No page takes a body."""
 
     def __init__(self, downstream: Downstream, connection: LocalConnection) -> None:
-        self._downstream = downstream
+        super().__init__(downstream)
         self._connection = connection
-
-    def on_request_body(self, data: bytes) -> None:
-        """No page takes a body."""
-
-    def on_request_end(self, trailers: list[Field]) -> None: ...
-
-    def on_request_broken(self, error: BadRequest) -> None:
-        self._downstream.abort()
 
     def on_downstream_lost(self) -> None:
         self._connection.connection_lost(None)
-        self._downstream.exchange.proxy_error = "connection_terminated"
-        self._downstream.finish(keep_alive=False)
+        super().on_downstream_lost()
 
     def on_downstream_paused(self) -> None:
         self._connection.pause_writing()

@@ -82,6 +82,22 @@ class Discard:
 _DISCARD = Discard()
 
 
+class Waiting(Discard):
+    """The client of an answer that a task of ours makes; it may have gone by the time that it is ready."""
+
+    def __init__(self, downstream: Downstream) -> None:
+        self._downstream = downstream
+        self.is_gone = False
+
+    def on_request_broken(self, error: BadRequest) -> None:
+        self._downstream.abort()
+
+    def on_downstream_lost(self) -> None:
+        self.is_gone = True
+        self._downstream.exchange.proxy_error = "connection_terminated"
+        self._downstream.finish(keep_alive=False)
+
+
 class Listener(Protocol):
     """What a connection needs of the listener that accepted it."""
 

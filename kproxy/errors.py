@@ -24,6 +24,7 @@ An answer of the API server is never one of these, whatever its status: it passe
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -213,6 +214,16 @@ def proxy_status(error: KproxyError) -> str:
 def reason_of(status: int) -> str:
     """The Kubernetes reason for an HTTP status that a class shares with others, as `MethodNotAllowed`."""
     return HTTPStatus(status).phrase.replace(" ", "").replace("-", "")
+
+
+def start_advice(number: int) -> str:
+    """What to do when a program could not be started, by the error number; goes on behind the reason."""
+    advice = {
+        errno.ENOENT: "; it is not there, or the interpreter in its first line is not",
+        errno.EACCES: "; make it executable",
+        errno.ENOEXEC: "; it is no program for this machine, and no script with #! in its first line",
+    }
+    return advice.get(number, "")
 
 
 def spelt_out(text: str) -> str:

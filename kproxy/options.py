@@ -195,6 +195,16 @@ _LONGEST_SECONDS = 9e9
 """About what Go's time.Duration holds: 290 years."""
 
 
+def duration_seconds(text: str) -> float:
+    """The seconds of a Go duration (`90s`, `-1m30s`, `0`). Raises ValueError."""
+    digits = text[1:] if text[:1] in ("+", "-") else text
+    parts = _DURATION.findall(digits)
+    if digits != "0" and (not parts or "".join(number + unit for number, unit in parts) != digits):
+        raise ValueError("not a duration")
+    seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
+    return -seconds if text[:1] == "-" else seconds
+
+
 class Duration(Kind):
     """A span of time as Go's time.ParseDuration reads it (`90s`, `1m30s`, `0`), kept in seconds."""
 
@@ -204,12 +214,11 @@ class Duration(Kind):
         self.expected = expected
 
     def parse(self, text: str) -> float:
-        sign, digits = (text[0], text[1:]) if text[:1] in ("+", "-") else ("", text)
-        parts = _DURATION.findall(digits)
-        if digits != "0" and (not parts or "".join(number + unit for number, unit in parts) != digits):
-            raise self.unusable(text)
-        seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-        return self._bounded(-seconds if sign == "-" else seconds, text)
+        try:
+            seconds = duration_seconds(text)
+        except ValueError:
+            raise self.unusable(text) from None
+        return self._bounded(seconds, text)
 
     def take(self, value: object, folder: Path) -> float:
         if isinstance(value, bool) or not isinstance(value, str | int | float):

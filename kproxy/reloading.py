@@ -251,14 +251,13 @@ def facts_of_all(upstreams: Upstreams) -> dict[str, object]:
 def facts(upstream: Upstream) -> dict[str, object]:
     """Which cluster is served with which credential; one that is fetched on demand has no end yet."""
     credential = upstream.current_credential()
-    user = upstream.context.user
-    facts: dict[str, object] = {"context": upstream.name, "server": upstream.context.cluster.server}
-    if credential is not None:
-        facts["credential"] = credential.kind
-        if credential.expires_at is not None:
-            facts["expires_at"] = format_timestamp(credential.expires_at)
-    else:
-        facts["credential"] = "exec" if user.exec else "oidc" if user.auth_provider else "unreadable"
+    facts: dict[str, object] = {
+        "context": upstream.name,
+        "server": upstream.context.cluster.server,
+        "credential": upstream.credential_kind(credential),
+    }
+    if credential is not None and credential.expires_at is not None:
+        facts["expires_at"] = format_timestamp(credential.expires_at)
     return facts
 
 

@@ -16,8 +16,11 @@ class Keepalive:
     interval_seconds: int = 15
     probes: int = 3
 
-    def apply(self, sock: socket.socket) -> None:
-        """Set what this system knows of it; macOS calls the idle time TCP_KEEPALIVE."""
+    def apply(self, sock: socket.socket, *, may_stall: bool = False) -> None:
+        """Set what this system knows of it; macOS calls the idle time TCP_KEEPALIVE.
+
+        With `may_stall` a peer that lives may stop reading for as long as it likes.
+        """
         silence_seconds = self.idle_seconds + self.interval_seconds * self.probes
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for name, value in (
@@ -29,7 +32,7 @@ class Keepalive:
             # be repeated for a quarter of an hour (tcp_retries2 in Linux's ip-sysctl).
             ("TCP_USER_TIMEOUT", silence_seconds * 1000),
         ):
-            if hasattr(socket, name):
+            if hasattr(socket, name) and not (may_stall and name == "TCP_USER_TIMEOUT"):
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 

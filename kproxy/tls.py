@@ -53,6 +53,11 @@ def client_context(
     return context
 
 
+def check_pair(certificate: ClientCertificate, user: User | None = None) -> None:
+    """Raises KubeconfigError when certificate and key cannot be used, as `client_context` would."""
+    _identify(ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), certificate, _fields(user))
+
+
 def _trust(context: ssl.SSLContext, cluster: Cluster) -> None:
     if cluster.certificate_authority is not None:
         place = f"certificate-authority {cluster.certificate_authority}"
@@ -81,16 +86,13 @@ def _trust(context: ssl.SSLContext, cluster: Cluster) -> None:
 
 
 def _refuse(cluster: Cluster, problem: str) -> NoReturn:
-    file = f" ({cluster.source_path})" if cluster.source_path else ""
-    raise KubeconfigError(f'cluster "{cluster.name}"{file}: {problem}') from None
+    raise KubeconfigError(f"{cluster.label}: {problem}") from None
 
 
 def _fields(user: User | None) -> tuple[str, str]:
     """What the certificate and the key are called in messages."""
     if user is None:
         return "client certificate", "client key"
-    file = f" ({user.source_path})" if user.source_path else ""
-    label = f'user "{user.name}"{file}: '
     if user.client_certificate_data or user.client_certificate:
         names = (
             f"client-certificate {user.client_certificate}"
@@ -100,7 +102,7 @@ def _fields(user: User | None) -> tuple[str, str]:
         )
     else:
         names = ("certificate of the exec plugin", "key of the exec plugin")
-    return label + names[0], label + names[1]
+    return f"{user.label}: {names[0]}", f"{user.label}: {names[1]}"
 
 
 def _identify(context: ssl.SSLContext, certificate: ClientCertificate, fields: tuple[str, str]) -> None:

@@ -17,7 +17,7 @@ import structlog
 
 from kproxy.admin.overview import Overview
 from kproxy.admin.readiness import Readiness
-from kproxy.downstream import Discard, Downstream
+from kproxy.downstream import Downstream, Waiting
 from kproxy.errors import BadRequest, KproxyError, NotServed
 from kproxy.log import hide_secrets
 from kproxy.upstream.upstreams import Upstreams
@@ -164,11 +164,11 @@ class Endpoints:
 
     def _run(self, downstream: Downstream, making: Coroutine[Any, Any, _Answer]) -> None:
         """Send what `making` makes when it is ready; nobody else waits for it meanwhile."""
-        waiting = _Waiting(downstream)
+        waiting = Waiting(downstream)
         downstream.run(self._respond(downstream, making, waiting), waiting)
 
     async def _respond(
-        self, downstream: Downstream, making: Coroutine[Any, Any, _Answer], waiting: _Waiting
+        self, downstream: Downstream, making: Coroutine[Any, Any, _Answer], waiting: Waiting
     ) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -242,22 +242,6 @@ class Endpoints:
         if self._running:
             await asyncio.wait(self._running)
         await self._readiness.close()
-
-
-class _Waiting(Discard):
-    """The client of an answer that takes its time; it may have gone by then."""
-
-    def __init__(self, downstream: Downstream) -> None:
-        self._downstream = downstream
-        self.is_gone = False
-
-    def on_request_broken(self, error: BadRequest) -> None:
-        self._downstream.abort()
-
-    def on_downstream_lost(self) -> None:
-        self.is_gone = True
-        self._downstream.exchange.proxy_error = "connection_terminated"
-        self._downstream.finish(keep_alive=False)
 
 
 def _told(problem: str | None) -> str:

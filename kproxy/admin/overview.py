@@ -146,7 +146,7 @@ class Overview:
                 last_error = {"at": at, "message": _told(tally.last_error)}
         return {
             "credential": {
-                "kind": _credential_kind(upstream) if upstream is not None else None,
+                "kind": upstream.credential_kind(upstream.known_credential) if upstream else None,
                 "expires_at": format_timestamp(now.expires_at),
             },
             "state": state,
@@ -192,15 +192,6 @@ def _is_stream(request: RelayedRequest) -> bool:
     """Whether it ends when its user ends it."""
     info = request.downstream.exchange.info
     return request.downstream.head.is_upgrade or (info is not None and info.is_long_running)
-
-
-def _credential_kind(upstream: Upstream) -> str:
-    """As in `server.started`: one that was not asked for yet is known by where it will come from."""
-    credential = upstream.known_credential
-    if credential is not None:
-        return credential.kind
-    user = upstream.context.user
-    return "exec" if user.exec else "oidc" if user.auth_provider else "unreadable"
 
 
 def _url(served: Served, listener: Listener) -> str:

@@ -32,7 +32,7 @@ from urllib.parse import urlsplit
 
 from kproxy.clientconfig import UNNAMED, Reach, client_kubeconfig
 from kproxy.config import LISTEN, OPTIONS, Config
-from kproxy.errors import KproxyError
+from kproxy.errors import KproxyError, start_advice
 from kproxy.settings import Settings
 
 if TYPE_CHECKING:
@@ -68,12 +68,7 @@ class NotRun(KproxyError):
         if number == errno.ENOENT and os.sep not in command:
             text = f'"{command}" is in no folder of $PATH'
         else:
-            advice = {
-                errno.ENOENT: "; it is not there, or the interpreter in its first line is not",
-                errno.EACCES: "; make it executable",
-                errno.ENOEXEC: "; it is no program for this machine, and no script with #! in its first line",
-            }.get(number, "")
-            text = f"cannot run {command}: {os.strerror(number)}{advice}"
+            text = f"cannot run {command}: {os.strerror(number)}{start_advice(number)}"
         super().__init__(text)
         self.is_missing = number == errno.ENOENT
 

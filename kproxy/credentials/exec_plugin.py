@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import os
 import signal
 from asyncio.subprocess import DEVNULL, Process
@@ -18,10 +17,10 @@ from itertools import chain
 from kproxy.credentials.credential import ClientCertificate, Credential, bearer
 from kproxy.credentials.exec_credential import ExecStatus, exec_info, parse_output
 from kproxy.credentials.expiry import certificate_life, earliest, token_life
-from kproxy.errors import KubeconfigError, spelt_out
+from kproxy.errors import KubeconfigError, spelt_out, start_advice
 from kproxy.kube.kubeconfig import Cluster, ExecConfig
 from kproxy.kube.kuberc import PluginPolicy
-from kproxy.tls import client_context
+from kproxy.tls import check_pair
 
 # After SIGTERM; SSO plugins have a listener and a browser tab to say goodbye to.
 GRACE_SECONDS = 2.0
@@ -34,10 +33,6 @@ It looks like you are trying to use a client-go credential plugin that is not in
 
 To learn more about this feature, consult the documentation available at:
       https://kubernetes.io/docs/reference/access-authn-authz/authentication/#client-go-credential-plugins"""
-
-
-_NO_CLUSTER = Cluster(name="", server="", insecure_skip_tls_verify=True)
-"""To try a certificate with its key: no authority is read for that."""
 
 
 class PluginError(Exception):
@@ -88,7 +83,7 @@ class ExecPlugin:
             certificate = ClientCertificate(certificate_pem=status.certificate_pem, key_pem=status.key_pem)
             lives.append(certificate_life(status.certificate_pem))
             try:
-                client_context(_NO_CLUSTER, certificate)
+                check_pair(certificate)
             except KubeconfigError as error:
                 raise ValueError(f"failed parsing client key/certificate: {error}") from None
         return Credential(
@@ -212,14 +207,10 @@ class ExecPlugin:
         return environment
 
     def _start_failure(self, program: str, error: OSError) -> str:
-        reason = os.strerror(error.errno or 0)
+        number = error.errno or 0
+        reason = os.strerror(number)
         reason = reason[:1].lower() + reason[1:]
-        advice = {
-            errno.ENOENT: "; it is not there, or the interpreter in its first line is not",
-            errno.EACCES: "; make it executable",
-            errno.ENOEXEC: "; it is no program for this machine, and no script with #! in its first line",
-        }.get(error.errno or 0, "")
-        return f"exec: fork/exec {program}: {reason}{advice}{self._hint()}"
+        return f"exec: fork/exec {program}: {reason}{start_advice(number)}{self._hint()}"
 
     def _exit_failure(self, program: str, code: int) -> str:
         ending = f"failed with exit code {code}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -20,7 +19,7 @@ from kproxy.credentials.expiry import Life, certificate_life, earliest, token_li
 from kproxy.errors import CredentialFileError, KubeconfigError
 from kproxy.headers import basic_authorization
 from kproxy.kube.kubeconfig import ResolvedContext, User
-from kproxy.tls import client_context
+from kproxy.tls import check_pair
 
 LOOK_SECONDS = 1.0
 TOKEN_FILE_SECONDS = 50.0
@@ -206,13 +205,6 @@ class KeyPair:
         self.is_fixed = user.client_certificate is None and user.client_key is None
         self._where = place(context)
         self._user = user
-        # Only the pair is to be tried: no authority is read for that.
-        self._cluster = replace(
-            context.cluster,
-            insecure_skip_tls_verify=True,
-            certificate_authority=None,
-            certificate_authority_data=None,
-        )
         self._certificate_path, self._key_path = user.client_certificate, user.client_key
         self._certificate_pem = user.client_certificate_data or b""
         self._key_pem = user.client_key_data or b""
@@ -244,7 +236,7 @@ class KeyPair:
             return False
         fresh = ClientCertificate(certificate_pem=certificate_pem, key_pem=key_pem)
         try:
-            client_context(self._cluster, fresh, self._user)
+            check_pair(fresh, self._user)
         except KubeconfigError as error:
             self._note(str(error))
             return False

@@ -34,6 +34,11 @@ class Cluster:
     exec_config: object = None
     source_path: Path | None = field(default=None, compare=False)
 
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return _label("cluster", self.name, self.source_path)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ExecConfig:
@@ -89,6 +94,16 @@ class User:
     exec: ExecConfig | None = None
     auth_provider: AuthProvider | None = None
     source_path: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return _label("user", self.name, self.source_path)
+
+
+def _label(kind: str, name: str, source_path: Path | None) -> str:
+    label = f'{kind} "{name}"' if name else f"unnamed {kind}"
+    return f"{label} ({source_path})" if source_path else label
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -137,8 +137,7 @@ def warnings_for(context: ResolvedContext, *, append_server_path: bool = False) 
     warnings = []
     if address.scheme == "https" and not _has_credential(user):
         warnings.append(
-            f"{label}: {_label('user', user)} has no credential, "
-            f"so requests to {address.authority} are anonymous"
+            f"{label}: {user.label} has no credential, so requests to {address.authority} are anonymous"
         )
     if cluster.insecure_skip_tls_verify and address.scheme == "https":
         warnings.append(
@@ -245,18 +244,17 @@ def _flag_path(value: str | None) -> Path | None:
 
 
 def _checked(context: Context | None, cluster: Cluster, user: User, overrides: Overrides) -> ResolvedContext:
-    user_label, cluster_label = _label("user", user), _label("cluster", cluster)
-    problems = [f"{user_label}: {problem}" for problem in user_problems(user)]
-    problems += [f"{cluster_label}: {problem}" for problem in cluster_problems(cluster)]
+    problems = [f"{user.label}: {problem}" for problem in user_problems(user)]
+    problems += [f"{cluster.label}: {problem}" for problem in cluster_problems(cluster)]
     address = None
     try:
         address = server_address(cluster.server)
     except KubeconfigError as error:
-        problems += [f"{cluster_label}: {problem}" for problem in error.problems]
+        problems += [f"{cluster.label}: {problem}" for problem in error.problems]
     secure = address is not None and address.scheme == "https"
     if secure:
-        problems += [f"{user_label}: {problem}" for problem in tls_user_problems(user)]
-        problems += [f"{cluster_label}: {problem}" for problem in tls_cluster_problems(cluster)]
+        problems += [f"{user.label}: {problem}" for problem in tls_user_problems(user)]
+        problems += [f"{cluster.label}: {problem}" for problem in tls_cluster_problems(cluster)]
         if context and user == User(name=""):
             problems.append("it names no user; name one, which may be empty ({}) for anonymous access")
     name = (context.name if context else cluster.name) or (address.authority if address else "")
@@ -277,15 +275,10 @@ def _without_credentials(user: User) -> User:
     )
 
 
-def _label(kind: str, entry: Cluster | User) -> str:
-    label = f'{kind} "{entry.name}"' if entry.name else f"unnamed {kind}"
-    return f"{label} ({entry.source_path})" if entry.source_path else label
-
-
 def _no_server(kubeconfig: KubeConfig, context: Context | None, cluster: Cluster) -> str:
     """Why there is nothing to connect to, and what to do; kubectl would start and try localhost:8080."""
     if cluster.name:
-        return f"{_label('cluster', cluster)} has no server; add one or give --server"
+        return f"{cluster.label} has no server; add one or give --server"
     if context:
         return f'context "{context.name}" in {_found(kubeconfig)} names no cluster; name one or give --server'
     demo = "`kproxy demo` starts a pretend cluster to try things with"

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from kproxy.errors import KubeconfigError
 from kproxy.kube.kubeconfig import Cluster, ExecConfig, Overrides, User
+from kproxy.options import duration_seconds
 
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")
 _INTERACTIVE_MODES = ("Never", "IfAvailable", "Always")
@@ -30,18 +31,6 @@ _REMOVED_PROVIDERS = {
         "#client-go-credential-plugins"
     ),
 }
-_SECONDS_PER_UNIT = {
-    "ns": 1e-9,
-    "us": 1e-6,
-    "\u00b5s": 1e-6,
-    "\u03bcs": 1e-6,
-    "ms": 1e-3,
-    "s": 1.0,
-    "m": 60.0,
-    "h": 3600.0,
-}
-_UNITS = "|".join(_SECONDS_PER_UNIT)
-_DURATION = re.compile(rf"[-+]?(?:0|(?:(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:{_UNITS}))+)")
 
 
 def timeout_seconds(text: str) -> float:
@@ -49,16 +38,13 @@ def timeout_seconds(text: str) -> float:
 
     Raises KubeconfigError.
     """
-    if re.fullmatch(r"[0-9]+", text):
-        return float(text)
-    if not _DURATION.fullmatch(text):
+    try:
+        return float(text) if re.fullmatch(r"[0-9]+", text) else duration_seconds(text)
+    except ValueError:
         raise KubeconfigError(
             f"--request-timeout={text}: invalid timeout value; give whole seconds or a number with a unit, "
             "as in 1s, 2m or 3h"
-        )
-    parts = re.findall(rf"([0-9.]+)({_UNITS})", text)
-    total = sum(float(number) * _SECONDS_PER_UNIT[unit] for number, unit in parts)
-    return -total if text.startswith("-") else total
+        ) from None
 
 
 def flag_problems(overrides: Overrides) -> Iterator[str]:

@@ -9,19 +9,21 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.listening import ListenerConfig, exposure, is_loopback, joined
+from kproxy.sockopts import Keepalive
 
 BACKLOG = 1024
-_KEEPALIVE_IDLE_SECONDS, _KEEPALIVE_INTERVAL_SECONDS, _KEEPALIVE_PROBES = 30, 15, 3
 _PORT_TRIES = 16
 _ALONE_SECONDS = 1.0
 """So long is waited for others who bind a socket in the same folder; any program may lock a folder."""
 
+_KEEPALIVE = Keepalive()
+"""Accepted sockets inherit it: a client that vanished is found out within 75 s."""
 _UNIX_MODE = 0o700
 """kubectl's: it binds under the umask 0077."""
 
@@ -121,7 +123,7 @@ def _bind_address(family: int, kind: int, protocol: int, sockaddr: Any) -> socke
         if family == socket.AF_INET6:
             # `::` is all addresses, those of IPv4 too, whatever the system's net.ipv6.bindv6only says.
             bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, sockaddr[0] != "::")
-        _keep_alive(bound)
+        _KEEPALIVE.apply(bound, may_stall=True)
         bound.bind(sockaddr)
         bound.listen(BACKLOG)
     except BaseException:
@@ -149,18 +151,6 @@ def _bind_both(port: int, *, setting: str) -> tuple[socket.socket, ...]:
                 _refuse(error, "::1", port, setting)
         else:
             return first, second
-
-
-def _keep_alive(bound: socket.socket) -> None:
-    """Accepted sockets inherit these: a client that vanished is found out within 75 s.
-
-    No TCP_USER_TIMEOUT as towards the API server: a client may stop reading for as long as it likes.
-    """
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    if hasattr(socket, "TCP_KEEPIDLE"):
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, _KEEPALIVE_IDLE_SECONDS)
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, _KEEPALIVE_INTERVAL_SECONDS)
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, _KEEPALIVE_PROBES)
 
 
 def _refuse(error: OSError, address: str, port: int, setting: str) -> NoReturn:
@@ -202,7 +192,7 @@ def bind_unix(path: str, *, mode: int | None = None, owner: str | None = None) -
         try:
             # The owner first: a wide mode must not let in the group that it had before.
             if owner:
-                _change(path, owner, lambda: os.chown(path, user, group, follow_symlinks=False))
+                _give(path, owner, user, group)
             if mode is not None:
                 os.chmod(path, mode)
         except BaseException:
@@ -243,9 +233,9 @@ def _alone_in(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _change(path: str, owner: str, change: Callable[[], None]) -> None:
+def _give(path: str, owner: str, user: int, group: int) -> None:
     try:
-        change()
+        os.chown(path, user, group, follow_symlinks=False)
     except PermissionError:
         raise ListenError(
             f"cannot give --unix-socket={path} to {owner}: only root can give it to another user, "
@@ -326,7 +316,7 @@ def adopt(passed: socket.socket) -> socket.socket:
             f"the passed descriptor {fd} is not listening; in a systemd unit leave out Accept=yes"
         )
     if passed.family != socket.AF_UNIX:
-        _keep_alive(passed)
+        _KEEPALIVE.apply(passed, may_stall=True)
     # Exec plugins get descriptors of their own, not ours.
     passed.set_inheritable(False)
     passed.setblocking(False)

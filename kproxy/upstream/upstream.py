@@ -171,10 +171,9 @@ class Upstream:
             return False
         if not authority:
             cluster = self.context.cluster
-            file = f" ({cluster.source_path})" if cluster.source_path else ""
             raise KubeconfigError(
-                f'cluster "{cluster.name}"{file}: certificate-authority {cluster.certificate_authority} is '
-                "empty; write the authority's certificate to it"
+                f"{cluster.label}: certificate-authority {cluster.certificate_authority} is empty; "
+                "write the authority's certificate to it"
             )
         self._renew_ssl_context(self._credential.certificate if self._credential is not None else None)
         self._authority = authority
@@ -325,6 +324,13 @@ class Upstream:
     def known_credential(self) -> Credential | None:
         """The one last used, for who wants to tell of it: unlike `current_credential` this renews nothing."""
         return self._credential
+
+    def credential_kind(self, credential: Credential | None) -> str:
+        """What `credential` is; without one, where the first will come from."""
+        user = self.context.user
+        if credential is not None:
+            return credential.kind
+        return "exec" if user.exec else "oidc" if user.auth_provider else "unreadable"
 
     @property
     def open_connections(self) -> int:
