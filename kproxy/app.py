@@ -206,6 +206,7 @@ class App:
             fetch_site=head.text(b"sec-fetch-site"),
             fetch_mode=head.text(b"sec-fetch-mode"),
             fetch_dest=head.text(b"sec-fetch-dest"),
+            purpose=head.text(b"sec-purpose"),
             is_upgrade=head.is_upgrade,
             is_tls=downstream.listener.is_tls,
             own_pages_only=site.origin_of is not None or self._is_of_context(origin),

@@ -113,6 +113,7 @@ class Policy:
         fetch_mode: str | None,
         fetch_dest: str | None,
         is_upgrade: bool,
+        purpose: str | None = None,
         own_pages_only: bool = False,
         is_tls: bool = False,
     ) -> Denied | None:
@@ -123,12 +124,21 @@ class Policy:
 
         Programs that are no browsers send neither Origin nor Sec-Fetch-Site, and pass. A link or a typed
         address passes as well: a GET for the whole window, whose answer the other site cannot read.
+
+        `purpose` is Sec-Purpose of the Fetch standard: a request ahead of any click. A page of any site can
+        have Chromium make hundreds that nobody sees (speculation rules), and their Sec-Fetch-Site is `none`.
         """
         if origin is not None and not self._accepts_origin(
             origin, host, own_pages_only=own_pages_only, is_tls=is_tls
         ):
             return _denied(
                 self.accept_origins, f"pages of {_shown(origin)} may not use this proxy{self._way_in(origin)}"
+            )
+        if purpose is not None and fetch_site != "same-origin":
+            return _denied(
+                self.accept_origins,
+                f"this is loaded ahead of any click (Sec-Purpose: {_shown(purpose)}); a page of another site "
+                "may be behind that",
             )
         near = {"none", "same-origin"} if own_pages_only else {"none", "same-origin", "same-site"}
         if fetch_site is None or fetch_site.strip().lower() in near:

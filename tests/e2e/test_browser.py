@@ -181,6 +181,14 @@ async def test_a_foreign_page_triggers_nothing(evil_page: Page, demo_proxy: Prog
     assert await verdict(demo_proxy, path) == 403
 
 
+@pytest.mark.parametrize("kind", ["prefetch", "prerender"])
+async def test_a_foreign_page_loads_nothing_ahead(evil_page: Page, demo_proxy: Program, kind: str) -> None:
+    """To most of its headers it is a typed address, but no window shows it and nobody has clicked."""
+    path = f"/api/v1/namespaces/default/services/hello/proxy/delete-all-{kind}"
+    await evil_page.call("speculate", kind, demo_proxy.url + path)
+    assert await verdict(demo_proxy, path) == 403
+
+
 async def test_a_frame_without_an_origin_reads_nothing(evil_page: Page, demo_proxy: Program) -> None:
     """A sandboxed frame says `Origin: null`."""
     path = "/api/v1/namespaces/sandbox/secrets"

@@ -28,6 +28,7 @@ def browser(
     site: str | None = None,
     mode: str | None = None,
     dest: str | None = None,
+    purpose: str | None = None,
     is_upgrade: bool = False,
     own_pages_only: bool = False,
 ) -> Denied | None:
@@ -38,6 +39,7 @@ def browser(
         fetch_site=site,
         fetch_mode=mode,
         fetch_dest=dest,
+        purpose=purpose,
         is_upgrade=is_upgrade,
         own_pages_only=own_pages_only,
     )
@@ -543,6 +545,7 @@ def test_a_refused_host_can_be_allowed_as_the_message_says() -> None:
         {"origin": "https://localhost"},
         {"site": "none", "mode": "navigate", "dest": "document"},
         {"site": "same-origin", "mode": "no-cors", "dest": "script"},
+        {"site": "same-origin", "mode": "navigate", "dest": "document", "purpose": "prefetch"},
         {"site": "cross-site", "mode": "navigate", "dest": "document"},
         {"site": "cross-site", "mode": "navigate"},
     ],
@@ -577,6 +580,8 @@ def test_programs_own_pages_and_links_pass(request_: dict[str, Any]) -> None:
         {"site": "cross-site", "mode": "navigate", "dest": "iframe"},
         {"site": "cross-site", "mode": "navigate", "dest": "document", "method": "POST"},
         {"site": "cross-site", "mode": "navigate", "dest": "document", "is_upgrade": True},
+        {"site": "cross-site", "mode": "navigate", "dest": "document", "purpose": "prefetch"},
+        {"site": "none", "mode": "navigate", "dest": "document", "purpose": "prefetch;prerender"},
         {"site": "Cross-Site", "mode": "cors", "dest": "empty"},
         {"site": "none, cross-site", "mode": "cors"},
         {"site": "", "mode": "cors"},
