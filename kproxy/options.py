@@ -248,7 +248,20 @@ class Choice(Kind):
         return text
 
 
-class Patterns(Kind):
+class Texts(Kind):
+    """Several texts."""
+
+    def show(self, value: Any) -> str:
+        return ",".join(value)
+
+    def _list(self, value: object) -> list[str]:
+        """What a config file holds, if it is a list of texts; raises `Unusable`."""
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise self.unusable(value)
+        return value
+
+
+class Patterns(Texts):
     """Regular expressions: a flag is split at every comma, as kubectl does; a YAML list is not."""
 
     expected = "regular expressions: a list, or text with commas between"
@@ -263,14 +276,7 @@ class Patterns(Kind):
         return self._checked(text.split(",") if text else [])
 
     def take(self, value: object, folder: Path) -> tuple[str, ...]:
-        if isinstance(value, str):
-            return self.parse(value)
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.unusable(value)
-        return self._checked(value)
-
-    def show(self, value: Any) -> str:
-        return ",".join(value)
+        return self.parse(value) if isinstance(value, str) else self._checked(self._list(value))
 
     def _checked(self, patterns: list[str]) -> tuple[str, ...]:
         for pattern in patterns:
@@ -281,7 +287,7 @@ class Patterns(Kind):
         return tuple(patterns)
 
 
-class Items(Kind):
+class Items(Texts):
     """A flag that is given once per value and never split; a variable holds one value per line."""
 
     repeats = True
@@ -296,12 +302,7 @@ class Items(Kind):
         return self._checked(text.splitlines())
 
     def take(self, value: object, folder: Path) -> tuple[str, ...]:
-        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.unusable(value)
-        return self._checked(value)
-
-    def show(self, value: Any) -> str:
-        return ",".join(value)
+        return self._checked(self._list(value))
 
     def _checked(self, items: list[str]) -> tuple[str, ...]:
         for item in items:
@@ -310,7 +311,7 @@ class Items(Kind):
         return tuple(items)
 
 
-class Names(Kind):
+class Names(Texts):
     """A list of names: text has commas between them, and a flag may come several times; a YAML list is not
     split, so that a name with a comma has its place there.
     """
@@ -324,12 +325,10 @@ class Names(Kind):
     def take(self, value: object, folder: Path) -> tuple[str, ...]:
         if isinstance(value, str):
             return self.parse(value)
-        if not isinstance(value, list) or not all(isinstance(item, str) and item for item in value):
+        names = self._list(value)
+        if "" in names:
             raise self.unusable(value)
-        return tuple(dict.fromkeys(value))
-
-    def show(self, value: Any) -> str:
-        return ",".join(value)
+        return tuple(dict.fromkeys(names))
 
 
 NAME = Kind("NAME")

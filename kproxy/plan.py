@@ -59,14 +59,6 @@ class Plan:
         """The default one, which is at `/`."""
         return self.clusters.contexts.default
 
-    @property
-    def kubeconfig(self) -> KubeConfig:
-        return self.clusters.kubeconfig
-
-    @property
-    def plugin_policy(self) -> PluginPolicy:
-        return self.clusters.plugin_policy
-
 
 def prepare(config: Config) -> Plan:
     """Read and check everything that can be wrong before serving. Raises ConfigError with all problems."""

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import structlog
@@ -32,9 +33,9 @@ from kproxy.credentials import open_source
 from kproxy.downstream import Downstream
 from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.filters.policy import Policy
-from kproxy.kube.kubeconfig import KubeConfig, ResolvedContext
+from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kubecontext import server_address, warnings_for
-from kproxy.kube.kuberc import PluginPolicy
+from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy
 from kproxy.listeners.binding import bind
 from kproxy.listeners.listener import Listener
 from kproxy.log import AccessLog, Output, configure
@@ -42,7 +43,7 @@ from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
 from kproxy.plan import Clusters, Plan, prepare, questions, questions_of_the_place
 from kproxy.relay import Relay
-from kproxy.reloading import Governed, Reloading, facts_of_all
+from kproxy.reloading import Governed, OpenUpstream, Reloading, facts_of_all
 from kproxy.settings import Settings
 from kproxy.sockopts import Keepalive
 from kproxy.supervisor import NOBODY, ServedContext, Serving, Supervisor
@@ -125,13 +126,15 @@ async def _serve(
         access_log = AccessLog(output, loop)
         metrics = Metrics(access_log.write)
 
-        def opener(config: Config, clusters: Clusters) -> Callable[[ResolvedContext], Upstream]:
-            def open_one(context: ResolvedContext) -> Upstream:
-                tally = metrics.tally(context.name)
-                kubeconfig, plugin_policy = clusters.kubeconfig, clusters.plugin_policy
-                return open_upstream(context, kubeconfig, plugin_policy, config, loop, tally)
-
-            return open_one
+        def opener(config: Config, clusters: Clusters) -> OpenUpstream:
+            return lambda context: open_upstream(
+                context,
+                config,
+                loop,
+                plugin_policy=clusters.plugin_policy,
+                kubeconfig_paths=clusters.kubeconfig.paths,
+                tally=metrics.tally(context.name),
+            )
 
         open_one = opener(config, plan.clusters)
         upstreams = Upstreams(open_one, plan.contexts, loop, idle_seconds=config.context_idle_seconds)
@@ -205,7 +208,7 @@ async def _prepared(config: Config, stopping: _Stopping) -> Plan:
 
 def _serving(listeners: Sequence[Listener], config: Config, plan: Plan) -> Serving:
     def entry(each: Served) -> ServedContext:
-        context = plan.kubeconfig.contexts.get(each.name)
+        context = plan.clusters.kubeconfig.contexts.get(each.name)
         return ServedContext(
             name=each.name,
             path=path_of(each.slug, is_default=each.is_default, api_prefix=config.api_prefix),
@@ -223,13 +226,17 @@ def _serving(listeners: Sequence[Listener], config: Config, plan: Plan) -> Servi
 
 def open_upstream(
     context: ResolvedContext,
-    kubeconfig: KubeConfig,
-    plugin_policy: PluginPolicy,
     config: Config,
     loop: asyncio.AbstractEventLoop,
+    *,
+    plugin_policy: PluginPolicy = ALLOW_ALL,
+    kubeconfig_paths: tuple[Path, ...] = (),
     tally: Tally | None = None,
 ) -> Upstream:
-    """Raises KubeconfigError when a certificate, key or credential at hand cannot be used."""
+    """`kubeconfig_paths` are locked while a renewed OIDC token is written to one of them.
+
+    Raises KubeconfigError when a certificate, key or credential at hand cannot be used.
+    """
     address = server_address(context.cluster.server)
     proxy = proxy_for(address, context.cluster.proxy_url, os.environ, cluster=context.cluster.name)
     keepalive = Keepalive()
@@ -241,7 +248,7 @@ def open_upstream(
         exec_path=tuple(filter(None, (config.exec_path or "").split(os.pathsep))),
         plugin_policy=plugin_policy,
         oidc_write_back=config.oidc_write_back,
-        kubeconfig_paths=kubeconfig.paths,
+        kubeconfig_paths=kubeconfig_paths,
         proxy_for_url=_environment_proxy,
     )
     return Upstream(
@@ -366,7 +373,7 @@ def _warn(config: Config, plan: Plan, settings: Settings | None, listeners: Iter
 
 
 async def _look_at_others(
-    contexts: Contexts, upstreams: Upstreams, open_one: Callable[[ResolvedContext], Upstream], config: Config
+    contexts: Contexts, upstreams: Upstreams, open_one: OpenUpstream, config: Config
 ) -> None:
     """Warn of what is wrong or dangerous with contexts that are not opened yet, while others are served."""
     for context in contexts.others.values():

@@ -14,9 +14,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from kproxy.config import OPTIONS, Config
 from kproxy.contexts import CLUSTERS
 from kproxy.errors import ConfigError
+from kproxy.kube.kubeyaml import SafeLoader
 from kproxy.listening import problems_among, tls_clashes
 from kproxy.options import Option, Unusable, nearest
 from kproxy.snapshot import Snapshot, take_snapshot
@@ -207,9 +210,6 @@ def _look_at(path: Path, *, shown: str, origin: str, is_needed: bool) -> ConfigF
 
 
 def _read_file(file: ConfigFile, problems: list[str], warnings: list[str]) -> _Found:
-    # Imported here: many starts have no config file, and --help needs no YAML.
-    import yaml
-
     where = f" ({file.origin})" if file.origin else ""
     try:
         with file.path.open("rb") as opened:
@@ -226,7 +226,7 @@ def _read_file(file: ConfigFile, problems: list[str], warnings: list[str]) -> _F
             f"everybody on this machine can write to {file.path}, and so let kproxy run programs as you "
             f"(through `kubeconfig`); do: chmod o-w {file.path}"
         )
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(text)
+    loader = SafeLoader(text)
     try:
         return _take(loader, file, problems)
     except yaml.MarkedYAMLError as error:
@@ -241,8 +241,6 @@ def _read_file(file: ConfigFile, problems: list[str], warnings: list[str]) -> _F
 
 
 def _take(loader: Any, file: ConfigFile, problems: list[str]) -> _Found:
-    import yaml
-
     known = {option.name: option for option in OPTIONS if option.in_file}
     found: _Found = {}
     node = loader.get_single_node()

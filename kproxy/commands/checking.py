@@ -67,7 +67,13 @@ def _look_at(served: Served, context: ResolvedContext | KubeconfigError, plan: P
 
 async def _credential_kind(context: ResolvedContext, plan: Plan, config: Config) -> str | None:
     loop = asyncio.get_running_loop()
-    upstream = open_upstream(context, plan.kubeconfig, plan.plugin_policy, config, loop)
+    upstream = open_upstream(
+        context,
+        config,
+        loop,
+        plugin_policy=plan.clusters.plugin_policy,
+        kubeconfig_paths=plan.clusters.kubeconfig.paths,
+    )
     try:
         credential = upstream.current_credential()
     finally:

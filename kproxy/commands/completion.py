@@ -11,10 +11,12 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from kproxy.commands.arguments import IGNORED_FLAGS, WISHES
+from kproxy.commands.arguments import IGNORED_FLAGS, WISHES, parse
 from kproxy.commands.table import COMMANDS, NAMES_COMMAND, Command, Flag
 from kproxy.config import OPTIONS
+from kproxy.kube.kubeconfig import load, locate
 from kproxy.options import FOLDER, SWITCH, Choice, FilePath, Names, Option, SearchPath
+from kproxy.settings import read
 
 CONTEXTS, CLUSTERS, USERS, INSTANCES = "contexts", "clusters", "users", "instances"
 NAME_KINDS = (CONTEXTS, CLUSTERS, USERS, INSTANCES)
@@ -448,11 +450,8 @@ def names(kind: str, words: Sequence[str], environ: Mapping[str, str]) -> list[s
 
     Raises KproxyError where there are none to be had.
     """
-    # Imported here: a script is made without YAML and without a look at any file.
-    from kproxy.commands.arguments import parse
+    # Imported here: a script is made without a look at any file.
     from kproxy.instances.instance import InstanceFolder, state_folder
-    from kproxy.kube.kubeconfig import load, locate
-    from kproxy.settings import read
 
     if kind == INSTANCES:
         try:

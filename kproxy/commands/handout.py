@@ -12,6 +12,7 @@ from kproxy.clientconfig import FIRST_LINE, client_kubeconfig, reaches
 from kproxy.config import Config
 from kproxy.errors import KproxyError, KubeconfigError
 from kproxy.instances.inquiry import ask, certificate_of
+from kproxy.kube.kubeconfig import load, locate
 from kproxy.listening import joined
 from kproxy.privatefile import write_private
 
@@ -69,9 +70,6 @@ def handout(config: Config, urls: Sequence[str], folder: str) -> str:
 
 def _namespaces(config: Config, names: Sequence[str]) -> Mapping[str, str | None]:
     """Of the contexts, as far as the kubeconfig at hand has them."""
-    # Imported here: YAML is not needed before something has answered.
-    from kproxy.kube.kubeconfig import load, locate
-
     if config.namespace:
         return dict.fromkeys(names, config.namespace)
     with contextlib.suppress(KubeconfigError):

@@ -20,12 +20,7 @@ from typing import Any
 import yaml
 
 from kproxy.credentials.lock_file import LockedError, locked
-from kproxy.kube.kubeyaml import YamlError, parse
-
-try:
-    from yaml import CSafeLoader as _SafeLoader
-except ImportError:  # PyYAML built without libyaml
-    from yaml import SafeLoader as _SafeLoader  # type: ignore[assignment]  # the same by another class
+from kproxy.kube.kubeyaml import SafeLoader, YamlError, parse
 
 # How long whoever holds a lock is waited for; requests may be waiting for us.
 LOCK_SECONDS = 2.0
@@ -121,7 +116,7 @@ def _edited(data: bytes, user_name: str, values: Mapping[str, str], path: Path) 
 
 def _edit_text(text: str, user_name: str, values: Mapping[str, str]) -> str:
     """`text` with the values put in place, new ones first. Raises LookupError, yaml.YAMLError."""
-    loader = _SafeLoader(text)
+    loader = SafeLoader(text)
     try:
         if not loader.check_node():
             raise LookupError("no document")

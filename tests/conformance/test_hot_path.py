@@ -20,8 +20,7 @@ import kproxy
 from kproxy.config import Config
 from kproxy.contexts import only
 from kproxy.filters.policy import Policy
-from kproxy.kube.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
-from kproxy.kube.kuberc import ALLOW_ALL
+from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
 from kproxy.listeners.listener import Listener
 from kproxy.log import AccessLog, configure
@@ -121,9 +120,7 @@ async def test_a_relayed_request_costs_few_calls(
         context = ResolvedContext(name="c", cluster=served, user=User(name="u"))
         config = Config()
         with (tmp_path / "log").open("w") as log:
-            upstreams = Upstreams(
-                lambda each: open_upstream(each, KubeConfig(), ALLOW_ALL, config, loop), only(context), loop
-            )
+            upstreams = Upstreams(lambda each: open_upstream(each, config, loop), only(context), loop)
             access_log = AccessLog(configure("json", 0, log), loop)
             metrics, relay = Metrics(access_log.write), Relay(loop)
             endpoints = open_endpoints(config, metrics, upstreams, relay, loop)

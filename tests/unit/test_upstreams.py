@@ -8,7 +8,6 @@ from kproxy.config import Config
 from kproxy.contexts import Contexts, select
 from kproxy.errors import ConfigError
 from kproxy.kube.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
-from kproxy.kube.kuberc import ALLOW_ALL
 from kproxy.server import open_upstream
 from kproxy.upstream.upstream import Upstream
 from kproxy.upstream.upstreams import Upstreams
@@ -30,7 +29,7 @@ async def test_what_was_wrong_with_old_settings_says_nothing_of_new_ones() -> No
     loop = asyncio.get_running_loop()
 
     def opened(context: ResolvedContext) -> Upstream:
-        return open_upstream(context, KubeConfig(), ALLOW_ALL, Config(), loop)
+        return open_upstream(context, Config(), loop)
 
     before, after = (contexts_at(a="http://a.test", b=f"http://{server}.test") for server in ("b", "new-b"))
     upstreams = Upstreams(opened, before, loop)

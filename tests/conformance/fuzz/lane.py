@@ -15,8 +15,7 @@ from kproxy.app import App, Prefixes
 from kproxy.config import Config
 from kproxy.contexts import only
 from kproxy.filters.policy import Policy
-from kproxy.kube.kubeconfig import Cluster, KubeConfig, ResolvedContext, User
-from kproxy.kube.kuberc import PluginPolicy
+from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
 from kproxy.listeners.listener import Listener
 from kproxy.metrics import Metrics
@@ -215,7 +214,7 @@ class Lane:
             user=User(name="fuzz"),
         )
         upstreams = Upstreams(
-            lambda wanted: open_upstream(wanted, KubeConfig(), PluginPolicy(), Config(), self.loop),
+            lambda wanted: open_upstream(wanted, Config(), self.loop),
             only(context),
             self.loop,
         )
