@@ -13,6 +13,7 @@ import binascii
 import contextlib
 import json
 import ssl
+from collections import deque
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -40,6 +41,8 @@ TIMEOUT_SECONDS = 30.0
 # How long an answer that is on its way is waited for when kproxy ends.
 FINISH_SECONDS = 2.0
 LIMIT_BYTES = 1 << 20
+# Some days of renewals: an editor may have had the kubeconfig open for as long.
+REMEMBERED_TOKENS = 100
 LOGIN = (
     "log in again with the tool that wrote the tokens (kubelogin, kubectl oidc-login, your provider's portal)"
 )
@@ -80,6 +83,8 @@ class OidcIssuer:
 
 # Who asks for a session gets the one in use for the same user of the same file.
 _sessions: WeakValueDictionary[tuple[object, ...], OidcSession] = WeakValueDictionary()
+# Those whose tokens are in no file: a context that nobody uses for a while must not cost a login.
+_unsaved: set[OidcSession] = set()
 
 
 def open_issuer(
@@ -133,6 +138,8 @@ class OidcSession:
         self._tokens = {name: config.get(name, "") for name in (ID_TOKEN, REFRESH_TOKEN)}
         # What the file held when last seen: a change of it is somebody's doing and beats what is in memory.
         self._stored = dict(self._tokens)
+        # Refresh-tokens that we have exchanged for others.
+        self._spent: deque[str] = deque(maxlen=REMEMBERED_TOKENS)
         # Of a token that we fetched ourselves we know its life.
         self._fetched: str | None = None
         self._fetched_until = float("-inf")
@@ -183,6 +190,9 @@ class OidcSession:
         # A file that is gone or broken for now is the reload's to tell of; we go on with what we have.
         with contextlib.suppress(StoreError):
             stored = await in_daemon_thread(self._store.read)
+            if stored.get(REFRESH_TOKEN) in self._spent:
+                # An earlier copy of the file, as an editor or a backup has it: nobody has logged in.
+                return is_changed
             for name in (ID_TOKEN, REFRESH_TOKEN):
                 if stored.get(name, "") != self._stored[name]:
                     self._stored[name] = self._tokens[name] = stored.get(name, "")
@@ -191,12 +201,14 @@ class OidcSession:
 
     async def _save(self) -> None:
         """Bring the file up to date, with what an earlier write may have left undone."""
+        _unsaved.add(self)
         if self._store is None or not self._write_back:
             return
         changes = {name: value for name, value in self._tokens.items() if value != self._stored[name]}
         try:
             # In a thread that the end of the process waits for: the refresh-token is good for one use.
             await asyncio.to_thread(self._store.write, changes)
+            _unsaved.discard(self)
         except StoreError as error:
             log.warning(
                 "kubeconfig.write_failed",
@@ -245,7 +257,8 @@ class OidcSession:
             raise Refused("the issuer returned an id_token that is not a valid JWT")
         self._tokens[ID_TOKEN] = self._fetched = token
         self._fetched_until = schedule(self._clock(), token_life(token).expires_at).refresh_at
-        if isinstance(refresh_token, str) and refresh_token:
+        if isinstance(refresh_token, str) and refresh_token not in ("", self._tokens[REFRESH_TOKEN]):
+            self._spent.append(self._tokens[REFRESH_TOKEN])
             self._tokens[REFRESH_TOKEN] = refresh_token
 
     async def _discover(self, client: aiohttp.ClientSession) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import ssl
 import time
@@ -257,6 +258,19 @@ async def test_write_back_can_be_turned_off(login: Login, issuer: OidcIssuer) ->
     assert login.path.read_bytes() == before
 
 
+async def test_tokens_that_are_in_no_file_outlive_an_idle_context(login: Login, issuer: OidcIssuer) -> None:
+    """The rotated refresh-token is nowhere else: the context that is opened again needs no login."""
+    login.write(id_token=jwt(exp=1))
+    source = login.open(oidc_write_back=False)
+    await source.get()
+    await source.close()
+    login.sources.clear()
+    del source
+    gc.collect()
+    login.clock.pass_seconds(4000)
+    assert bearer_of(await login.open(oidc_write_back=False).get()) == issuer.issued[1]
+
+
 async def test_a_lock_in_the_way_does_not_fail_the_request(
     login: Login, issuer: OidcIssuer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -278,6 +292,26 @@ async def test_a_lock_in_the_way_does_not_fail_the_request(
     assert bearer_of(await source.get()) == issuer.issued[1]
     assert (login.stored["id-token"], login.stored["refresh-token"]) == (
         issuer.issued[1],
+        issuer.refresh_token,
+    )
+
+
+async def test_an_earlier_copy_of_the_file_does_not_bring_back_a_spent_token(
+    login: Login, issuer: OidcIssuer
+) -> None:
+    """An editor that had the kubeconfig open saves it: the next renewal mends it, no login is needed."""
+    login.write()
+    source = login.open()
+    contents = []
+    for _ in range(3):
+        await source.get()
+        contents.append(login.path.read_bytes())
+        login.clock.pass_seconds(4000)
+    login.path.write_bytes(contents[0])
+    await source.get()
+    assert len(issuer.issued) == 4
+    assert (login.stored["id-token"], login.stored["refresh-token"]) == (
+        issuer.issued[-1],
         issuer.refresh_token,
     )
 
