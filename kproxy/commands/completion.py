@@ -1,4 +1,5 @@
-"""Completion scripts for bash, zsh and fish, made from the tables of commands and settings.
+"""Completion scripts for bash, zsh and fish: frames beside this file, with @marks@ for what the tables of
+commands and settings have.
 
 The scripts know commands, flags and fixed words by themselves, so that a Tab is quick. Only for names that
 may change, such as contexts, they run `kproxy __names KIND WORDS...`, where WORDS is what was typed so far.
@@ -8,8 +9,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from kproxy.commands.arguments import IGNORED_FLAGS, WISHES, parse
 from kproxy.commands.table import COMMANDS, NAMES_COMMAND, Command, Flag
@@ -46,8 +48,12 @@ class _Entry:
 
 def script(shell: str) -> str:
     """The completion script for `bash`, `zsh` or `fish`."""
-    lines: Mapping[str, Callable[[], Iterable[str]]] = {"bash": _bash, "zsh": _zsh, "fish": _fish}
-    return "\n".join(lines[shell]()) + "\n"
+    parts = {"names": NAMES_COMMAND, **{"bash": _bash, "zsh": _zsh, "fish": _fish}[shell]()}
+    frame = Path(__file__).with_suffix(f".{shell}").read_text()
+    # What has several lines is indented as its mark is.
+    return re.sub(
+        "( *)@([a-z]+)@", lambda mark: mark[1] + parts[mark[2]].replace("\n", "\n" + mark[1]), frame
+    )
 
 
 def _settings() -> list[_Entry]:
@@ -110,10 +116,6 @@ def _named_commands() -> list[Command]:
     return [command for command in COMMANDS.values() if command.name]
 
 
-def _with_settings() -> list[str]:
-    return [command.name for command in COMMANDS.values() if command.takes_settings]
-
-
 def _choices(command: Command) -> tuple[str, ...]:
     if command.name == "help":
         return tuple(each.name for each in _named_commands())
@@ -128,222 +130,84 @@ def _runners() -> list[str]:
 # -- bash --
 
 
-def _bash() -> Iterator[str]:
-    yield "# bash completion for kproxy. Load it with: source <(kproxy completion bash)"
-    yield ""
-    yield "_kproxy_words() {"
-    yield '    case "$1" in'
-    settings, common = " ".join(each.flag for each in _settings()), " ".join(each.flag for each in _common())
-    for command in COMMANDS.values():
-        words = [each.flag for each in _own(command)]
-        words += ["$settings"] if command.takes_settings else []
-        words += [*common.split(), *_choices(command)]
-        if not command.name:
-            words += [each.name for each in _named_commands()]
-        pattern = command.name or "''"
-        yield f'        {pattern}) echo "{" ".join(words)}" ;;'
-    yield "    esac"
-    yield "}"
-    yield ""
-    yield "_kproxy_names() {"
-    yield "    # Quoted: whoever wrote the kubeconfig is not to write what this shell runs."
-    yield "    local name"
-    yield f'    "$program" {NAMES_COMMAND} "$1" "${{typed[@]}}" |'
-    yield "        while IFS= read -r name; do printf '%q\\n' \"$name\"; done"
-    yield "}"
-    yield ""
-    yield "_kproxy_values() {"
-    yield '    case "$1" in'
-    for entry in _all_entries():
-        pattern = "|".join(_spellings([entry]))
-        if entry.words:
-            yield f"        {pattern}) printf '%s\\n' {' '.join(entry.words)} ;;"
-        elif entry.names:
-            yield f"        {pattern}) _kproxy_names {entry.names} ;;"
-        elif entry.is_folder:
-            yield f'        {pattern}) compgen -d -- "$2" ;;'
-        elif entry.is_file:
-            yield f'        {pattern}) compgen -f -- "$2" ;;'
-    yield "    esac 2>/dev/null"
-    yield "}"
-    yield ""
-    files = "|".join(_spellings(each for each in _all_entries() if each.is_file or each.is_folder))
-    lists = "|".join(_spellings(each for each in _all_entries() if each.is_list))
-    yield from _BASH.format(
-        settings=settings,
-        valued="|".join(_valued()),
-        runners="|".join(_runners()),
-        files=files,
-        lists=lists,
-    ).splitlines()
+def _bash() -> dict[str, str]:
+    entries = _all_entries()
+    return {
+        "settings": " ".join(each.flag for each in _settings()),
+        "words": "\n".join(map(_bash_words, COMMANDS.values())),
+        "values": "\n".join(filter(None, map(_bash_values, entries))),
+        "files": "|".join(_spellings(each for each in entries if each.is_file or each.is_folder)),
+        "lists": "|".join(_spellings(each for each in entries if each.is_list)),
+        "valued": "|".join(_valued()),
+        "runners": "|".join(_runners()),
+    }
 
 
-_BASH = r"""_kproxy() {{
-    local settings="{settings}"
-    local words=() origins=() typed=() line=${{COMP_LINE:0:COMP_POINT}} word i
-    # Words as the shell has them: bash has split them at = and : as well.
-    for ((i = 0; i <= COMP_CWORD; i++)); do
-        word=${{COMP_WORDS[i]}}
-        if [[ $i == 0 || $line == [[:blank:]]* ]]; then
-            line=${{line#"${{line%%[![:blank:]]*}}"}}
-            words+=("$word") origins+=("$i")
-        else
-            words[${{#words[@]}}-1]+=$word
-        fi
-        line=${{line#"$word"}}
-    done
-    local last=$((${{#words[@]}} - 1))
-    local current=${{words[last]}} command='' flag='' is_over=''
-    local program=${{words[0]/#\~/$HOME}}
-    typed=("${{words[@]:1:last-1}}")
-    for ((i = 1; i < last; i++)); do
-        word=${{words[i]}}
-        if [[ $flag ]]; then
-            flag=''
-            continue
-        fi
-        case $is_over$word in
-            --) is_over=1 ;;
-            {valued}) flag=$word ;;
-            -?*) ;;
-            *)
-                if [[ -z $command ]]; then
-                    command=$word
-                    continue
-                fi
-                case $command in {runners}) break ;; esac
-                ;;
-        esac
-    done
-    case $command in
-        {runners})
-            # What stands there is the command line of another program.
-            if [[ $i -lt $last || $is_over || ($current != -* && -z $flag) ]]; then
-                [[ $i -gt $last ]] && i=$last
-                if [[ $i == "$last" ]]; then
-                    COMPREPLY=($(compgen -c -- "$current"))
-                elif declare -F _comp_command_offset >/dev/null; then
-                    _comp_command_offset "${{origins[i]}}"
-                elif declare -F _command_offset >/dev/null; then
-                    _command_offset "${{origins[i]}}"
-                else
-                    compopt -o filenames 2>/dev/null
-                    COMPREPLY=($(compgen -f -- "$current"))
-                fi
-                return
-            fi
-            ;;
-    esac
-    local prefix='' value=$current
-    if [[ -z $flag && -z $is_over && $current == --*=* ]]; then
-        flag=${{current%%=*}} value=${{current#*=}} prefix=${{current%%=*}}=
-    fi
-    COMPREPLY=()
-    if [[ $flag ]]; then
-        case $flag in
-            {files}) compopt -o filenames 2>/dev/null ;;
-            {lists}) prefix+=${{value%"${{value##*,}}"}} value=${{value##*,}} ;;
-        esac
-        while IFS= read -r word; do
-            [[ $word == "$value"* ]] && COMPREPLY+=("$prefix$word")
-        done < <(_kproxy_values "$flag" "$value")
-    elif [[ -z $is_over ]]; then
-        for word in $(_kproxy_words "$command"); do
-            # Flags only for who has begun one: what is most likely meant is a word.
-            [[ $word == "$value"* && ($word != -* || $value == -*) ]] && COMPREPLY+=("$word")
-        done
-    fi
-    # Readline replaces what stands behind the last = or :, and from the last @ on.
-    local breaks='' rest
-    for word in = :; do
-        [[ $COMP_WORDBREAKS == *"$word"* ]] && breaks+=$word
-    done
-    prefix=''
-    [[ $breaks ]] && prefix=${{current%"${{current##*[$breaks]}}"}}
-    rest=${{current#"$prefix"}}
-    [[ $COMP_WORDBREAKS == *@* && $rest == *@* ]] && prefix+=${{rest%@*}}
-    COMPREPLY=("${{COMPREPLY[@]#"$prefix"}}")
-}}
+def _bash_words(command: Command) -> str:
+    words = [each.flag for each in _own(command)]
+    words += ["$settings"] if command.takes_settings else []
+    words += [*(each.flag for each in _common()), *_choices(command)]
+    if not command.name:
+        words += [each.name for each in _named_commands()]
+    pattern = command.name or "''"
+    return f'{pattern}) echo "{" ".join(words)}" ;;'
 
-complete -F _kproxy kproxy"""
+
+def _bash_values(entry: _Entry) -> str:
+    pattern = "|".join(_spellings([entry]))
+    if entry.words:
+        return f"{pattern}) printf '%s\\n' {' '.join(entry.words)} ;;"
+    if entry.names:
+        return f"{pattern}) _kproxy_names {entry.names} ;;"
+    if entry.is_folder:
+        return f'{pattern}) compgen -d -- "$2" ;;'
+    return f'{pattern}) compgen -f -- "$2" ;;' if entry.is_file else ""
 
 
 # -- zsh --
 
 
-def _zsh() -> Iterator[str]:
-    yield "#compdef kproxy"
-    yield "# zsh completion for kproxy. Load it with: source <(kproxy completion zsh)"
-    yield ""
-    yield "_kproxy_names() {"
-    yield "    local -a names"
-    yield f'    local asked="$("$_kproxy_program" {NAMES_COMMAND} $1 "${{_kproxy_typed[@]}}" 2>/dev/null)"'
-    yield '    names=("${(@f)asked}")'
-    yield '    if [[ $2 == list ]]; then _values -s , "$1" "${(@)names//:/\\\\:}"'
-    yield '    else compadd "${@:2}" -a names; fi'
-    yield "}"
-    yield ""
-    yield "_kproxy() {"
-    yield '    local _kproxy_program="${(Q)words[1]/#\\~/$HOME}"'
-    yield '    local -a _kproxy_typed=("${(@Q)words[2,CURRENT-1]}") common settings subcommands'
-    yield "    local curcontext=$curcontext state line"
-    yield "    typeset -A opt_args"
-    for name, entries in (("common", _common()), ("settings", _settings())):
-        yield f"    {name}=("
-        yield from (f"        {spec}" for entry in entries for spec in _zsh_specs(entry))
-        yield "    )"
-    yield "    subcommands=("
-    for command in _named_commands():
-        yield "        " + shlex.quote(f"{command.name}:{_zsh_escaped(_brief(command))}")
-    yield "    )"
-    yield "    _arguments -C -S $common $settings '1:command:->command' '*::word:->word' && return"
-    yield "    case $state in"
-    yield "        command) _describe -t commands command subcommands ;;"
-    yield "        word)"
-    yield "            case $line[1] in"
-    for command in _named_commands():
-        specs = [spec for entry in _own(command) for spec in _zsh_specs(entry)]
-        settings = " $settings" if command.takes_settings else ""
-        if command.words.are_anothers:
-            words = ["'(-)1:command: _command_names -e'", "'*::argument: _normal'"]
-        elif choices := _choices(command):
-            words = [shlex.quote(f"1:{command.words.shown}:({' '.join(choices)})")]
-        else:
-            words = []
-        yield f"                {command.name})"
-        yield f"                    _arguments -S $common{settings} \\"
-        yield from (f"                        {spec} \\" for spec in specs)
-        yield f"                        {' '.join(words)} ;;"
-    yield "            esac"
-    yield "            ;;"
-    yield "    esac"
-    yield "}"
-    yield ""
-    # Sourced, it registers itself; as a file of $fpath it is called by its name.
-    yield 'if [[ $funcstack[1] == _kproxy ]]; then _kproxy "$@"; else compdef _kproxy kproxy; fi'
+def _zsh() -> dict[str, str]:
+    commands = _named_commands()
+    return {
+        "common": "\n".join(_zsh_specs(_common())),
+        "settings": "\n".join(_zsh_specs(_settings())),
+        "subcommands": "\n".join(
+            shlex.quote(f"{command.name}:{_zsh_escaped(_brief(command))}") for command in commands
+        ),
+        "words": "\n".join(map(_zsh_words, commands)),
+    }
 
 
-def _zsh_specs(entry: _Entry) -> Iterator[str]:
-    text = f"[{_zsh_escaped(entry.meaning)}]"
-    if entry.metavar:
-        text += f":{_zsh_escaped(entry.metavar)}:{_zsh_action(entry)}"
-    star = "*" if entry.repeats else ""
-    equals = "=" if entry.metavar else ""
-    if not entry.short:
-        yield shlex.quote(f"{star}{entry.flag}{equals}{text}")
-        return
-    others = "" if star else f"(-{entry.short} {entry.flag})"
-    yield shlex.quote(f"{others}{star}-{entry.short}{'+' if entry.metavar else ''}{text}")
-    yield shlex.quote(f"{others}{star}{entry.flag}{equals}{text}")
+def _zsh_words(command: Command) -> str:
+    settings = " $settings" if command.takes_settings else ""
+    words = ""
+    if command.words.are_anothers:
+        words = "'(-)1:command: _command_names -e' '*::argument: _normal'"
+    elif choices := _choices(command):
+        words = shlex.quote(f"1:{command.words.shown}:({' '.join(choices)})")
+    specs = [f"        {spec} \\" for spec in _zsh_specs(_own(command))]
+    first = [f"{command.name})", f"    _arguments -S $common{settings} \\"]
+    return "\n".join([*first, *specs, f"        {words} ;;"])
+
+
+def _zsh_specs(entries: Iterable[_Entry]) -> Iterator[str]:
+    for entry in entries:
+        text = f"[{_zsh_escaped(entry.meaning)}]"
+        if entry.metavar:
+            text += f":{_zsh_escaped(entry.metavar)}:{_zsh_action(entry)}"
+        star = "*" if entry.repeats else ""
+        others = f"(-{entry.short} {entry.flag})" if entry.short and not star else ""
+        if entry.short:
+            yield shlex.quote(f"{others}{star}-{entry.short}{'+' if entry.metavar else ''}{text}")
+        yield shlex.quote(f"{others}{star}{entry.flag}{'=' if entry.metavar else ''}{text}")
 
 
 def _zsh_action(entry: _Entry) -> str:
     if entry.words:
         return f"({' '.join(entry.words)})"
     if entry.names:
-        return (
-            f"{{_kproxy_names {entry.names} list}}" if entry.is_list else f"{{_kproxy_names {entry.names}}}"
-        )
+        return f"{{_kproxy_names {entry.names}{' list' if entry.is_list else ''}}}"
     return "_files -/" if entry.is_folder else "_files" if entry.is_file else " "
 
 
@@ -354,22 +218,21 @@ def _zsh_escaped(text: str) -> str:
 # -- fish --
 
 
-def _fish() -> Iterator[str]:
-    yield "# fish completion for kproxy. Load it with: kproxy completion fish | source"
-    yield ""
-    yield from _FISH.format(
-        names=NAMES_COMMAND,
-        valued=" ".join(_valued()),
-        runners=" ".join(_runners()),
-    ).splitlines()
-    yield ""
-    yield "complete -c kproxy -f"
+def _fish() -> dict[str, str]:
+    return {
+        "valued": " ".join(_valued()),
+        "runners": " ".join(_runners()),
+        "completions": "\n".join(_fish_lines()),
+    }
+
+
+def _fish_lines() -> Iterator[str]:
     for command in _named_commands():
         yield f"complete -c kproxy -n '__kproxy_is \"\"' -a {command.name} -d {_fish_quoted(_brief(command))}"
     for entry in _common():
         yield _fish_line("not __kproxy_is_anothers", entry)
+    names = " ".join(command.name or '""' for command in COMMANDS.values() if command.takes_settings)
     for entry in _settings():
-        names = " ".join(name or '""' for name in _with_settings())
         yield _fish_line(f"__kproxy_is {names}", entry)
     for command in _named_commands():
         yield from (_fish_line(f"__kproxy_is {command.name}", entry) for entry in _own(command))
@@ -380,40 +243,6 @@ def _fish() -> Iterator[str]:
                 f"complete -c kproxy -n 'contains -- (__kproxy_words)[1] {command.name}' -x "
                 f"-a '(__fish_complete_subcommand --fcs-skip=2 {' '.join(_valued())})'"
             )
-
-
-_FISH = """\
-function __kproxy_names
-    set -l typed (commandline -opc)
-    $typed[1] {names} $argv[1] $typed[2..-1] 2>/dev/null
-end
-
-function __kproxy_words
-    # The words that are neither flags nor their values: the command, and what is behind it.
-    set -l is_value
-    for word in (commandline -opc)[2..-1]
-        if test -n "$is_value"
-            set is_value
-        else if contains -- $word {valued}
-            set is_value yes
-        else if not string match -q -- '-*' $word
-            echo $word
-        end
-    end
-end
-
-function __kproxy_is
-    set -l command (__kproxy_words)[1]
-    not __kproxy_is_anothers; and contains -- "$command" $argv
-end
-
-function __kproxy_is_anothers
-    # Whether what is typed is the command line of another program.
-    set -l words (__kproxy_words)
-    contains -- "$words[1]" {runners}; and begin
-        test (count $words) -gt 1; or contains -- -- (commandline -opc)
-    end
-end"""
 
 
 def _fish_line(condition: str, entry: _Entry) -> str:
