@@ -32,6 +32,7 @@ from kproxy.contexts import Contexts, Served
 from kproxy.credentials import open_source
 from kproxy.downstream import Downstream
 from kproxy.errors import ConfigError, KubeconfigError
+from kproxy.eventloop import new_loop
 from kproxy.filters.policy import Policy
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kubecontext import server_address, warnings_for
@@ -81,7 +82,7 @@ def run(
     """
     make_room = log_file.make_room if log_file is not None else None
     output = configure(config.log_format, config.verbosity, make_room=make_room)
-    with contextlib.closing(_new_loop()) as loop:
+    with contextlib.closing(new_loop()) as loop:
         try:
             return loop.run_until_complete(
                 _serve(config, settings, announce, output, loop, demo, supervisor, until, name)
@@ -90,15 +91,6 @@ def run(
             raise KeyboardInterrupt from None
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
-
-
-def _new_loop() -> asyncio.AbstractEventLoop:
-    try:
-        import uvloop
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
 
 
 async def _serve(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import gc
 import socket
 import ssl
 from typing import Any
@@ -18,6 +19,7 @@ from tests.support.dialing import (
     a_closed_port,
     a_dialer,
     a_peer,
+    a_resetting_port,
     a_server,
     a_server_with_alerts,
     ca,
@@ -44,6 +46,22 @@ async def test_tls() -> None:
         assert server.names == ["localhost"]
         transport.close()
         await client.closed()
+
+
+@on_both_loops
+async def test_a_connection_that_is_reset_at_once() -> None:
+    """Its descriptor is closed once: by the second time it would be another connection's."""
+    with a_resetting_port() as port:
+        dialer = a_dialer("localhost", port)
+
+        async def dial() -> None:
+            for _ in range(40):
+                error = await failure(dialer.dial(Client, ca.client_context()))
+                assert "the cluster closed the connection" in str(error)
+
+        await asyncio.gather(*(dial() for _ in range(20)))
+    # A socket that nobody has closed is an error of the test here.
+    gc.collect()
 
 
 @on_both_loops

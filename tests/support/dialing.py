@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import struct
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from typing import Any, cast
 
@@ -159,6 +161,28 @@ def a_black_hole() -> Iterator[tuple[str, int]]:
         address = listener.getsockname()[:2]
         with socket.create_connection(address):
             yield address
+
+
+@contextlib.contextmanager
+def a_resetting_port() -> Iterator[int]:
+    """A port whose connections a thread resets as soon as they stand, often before their first bytes."""
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+
+        def serve() -> None:
+            # The end comes when the listener is shut down.
+            with contextlib.suppress(OSError):
+                while True:
+                    sock, _ = listener.accept()
+                    with sock:
+                        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
 
 
 @contextlib.contextmanager

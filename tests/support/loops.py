@@ -10,11 +10,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-import uvloop
+
+from kproxy.eventloop import new_loop
 
 NEW_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
-    "uvloop": uvloop.new_event_loop,
+    "uvloop": new_loop,
 }
 TEST_SECONDS = 60.0
 """No test takes longer; none should take a tenth of it."""

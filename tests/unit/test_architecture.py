@@ -36,7 +36,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("app",),
     # The process.
     ("supervisor", "logfile"),
-    ("systemd",),
+    ("systemd", "eventloop"),
     ("listeners", "reload"),
     ("plan", "change", "reloading"),
     ("server",),
@@ -265,7 +265,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     ("aiohttp", mentions("aiohttp"), {"pages", "demo", "credentials.oidc"}),
     ("cryptography", mentions("cryptography"), {"demo", "listeners.selfsigned"}),
     ("prometheus_client", mentions("prometheus_client"), {"admin.exposition"}),
-    ("uvloop", mentions("uvloop"), {"server"}),
+    ("uvloop", mentions("uvloop"), {"eventloop"}),
     ("sys.exit", calls("sys.exit"), {"__main__", "demo.__main__"}),
     ("a task that nobody keeps", is_dropped_task, set()),
 )

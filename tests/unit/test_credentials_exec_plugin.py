@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import gc
 import json
 import os
 import signal
@@ -122,6 +123,19 @@ async def test_the_token_of_the_plugin_is_the_credential(opened: Open, plugin: P
     assert source.current() is credential
     assert await source.get() is credential
     assert plugin.runs == 1
+
+
+async def test_a_run_that_is_called_off_as_it_begins(opened: Open, plugin: Plugin) -> None:
+    """The kubeconfig has changed in that moment: what was opened for the run is closed, and that once."""
+    for turns in range(8):
+        source = opened(plugin.path)
+        waiting = asyncio.ensure_future(source.get())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        await source.close()
+        await asyncio.gather(waiting, return_exceptions=True)
+    # A file that nobody has closed is an error of the test here.
+    gc.collect()
 
 
 async def test_the_old_version_works_as_the_new_one(opened: Open, plugin: Plugin) -> None:
