@@ -26,6 +26,7 @@ class Answer:
         "_is_chunked",
         "_packed",
         "_unpacker",
+        "_unpacks",
         "ends_by_close",
         "wants_payload",
     )
@@ -42,6 +43,7 @@ class Answer:
     ) -> None:
         """`unpacks_gzip`: gzip was asked for by us, not by the client."""
         self._downstream = downstream
+        self._unpacks = unpacks_gzip and not body.is_finished and is_gzip(head)
         self._unpacker: zlib._Decompress | None = None
         self._packed = b""
         self._is_chunked = False
@@ -49,10 +51,7 @@ class Answer:
         """Whether `write` takes what the body's chunks hold, or its bytes as they came."""
         minor = downstream.head.minor
         framing = b""
-        if unpacks_gzip and not body.is_finished and is_gzip(head):
-            self._unpacker = zlib.decompressobj(_GZIP)
-            self.wants_payload = True
-        elif isinstance(body, CloseBody) or (isinstance(body, ChunkedBody) and not minor):
+        if self._unpacks or isinstance(body, CloseBody) or (isinstance(body, ChunkedBody) and not minor):
             self.wants_payload = True
         if self.wants_payload:
             self._is_chunked = minor > 0
@@ -68,7 +67,7 @@ class Answer:
             framing=framing,
             keeps_framing=not self.wants_payload,
             has_body=not body.is_finished,
-            is_unpacked=self._unpacker is not None,
+            is_unpacked=self._unpacks,
             connection=connection,
             extra=extra_fields,
         )
@@ -94,7 +93,7 @@ class Answer:
 
     def write(self, data: bytes) -> None:
         """Pass on a piece of the body. Raises zlib.error."""
-        if self._unpacker is not None:
+        if self._unpacks:
             self._packed += data
             self.catch_up()
         else:
@@ -104,8 +103,8 @@ class Answer:
         """Unpack, in bounded pieces, as long as the client reads. Raises zlib.error."""
         unpacker = self._unpacker
         packed, self._packed = self._packed, b""
-        while packed and unpacker is not None and not self._downstream.is_write_paused:
-            if unpacker.eof:
+        while packed and not self._downstream.is_write_paused:
+            if unpacker is None or unpacker.eof:
                 # RFC 1952 section 2.2: a gzip file may have several members.
                 unpacker = self._unpacker = zlib.decompressobj(_GZIP)
             plain = unpacker.decompress(packed, _UNPACKED_BYTES)
@@ -115,7 +114,7 @@ class Answer:
         self._packed = packed
 
     def end(self, trailers: list[Field]) -> None:
-        """The body is complete. Raises zlib.error when what was packed is not."""
+        """The body is complete. Raises zlib.error when what was packed is not, unless that is nothing."""
         if self._unpacker is not None and not self._unpacker.eof:
             raise zlib.error("it ends too early")
         if self._is_chunked:

@@ -247,6 +247,10 @@ class App:
     def _find_route(self, downstream: Downstream, head: RequestHead, site: Site) -> Route | None:
         """Where the request goes; None when a redirect or a page was the answer. Raises BadRequest."""
         path = head.target.partition("?")[0]
+        if path == "*":
+            # About this server itself (RFC 9110, 9.3.7); Go's answers it, too.
+            downstream.answer(200, "OK", (("Proxy-Status", "kproxy"),), b"")
+            return None
         if "%" in path and _bad_escape(path):
             raise BadRequest("the path has a '%' that two hexadecimal digits do not follow")
         location = cleaned_target(head.target)

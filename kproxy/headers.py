@@ -136,8 +136,7 @@ def request_block(
         tail += block
         dropped = dropped | replaced
     lines += [field[2] for field in head.fields if field[0] not in dropped]
-    own_authorization = names.get(b"authorization")
-    if own_authorization and b"authorization" not in head.options:
+    if b"authorization" in names and has_own_authorization(head):
         lines += [field[2] for field in head.fields if field[0] == b"authorization" and field[1]]
     else:
         tail = credential_block + tail
@@ -163,6 +162,12 @@ def request_block(
         tail += b"User-Agent: " + USER_AGENT + b"\r\n"
     lines.append(tail)
     return b"\r\n".join(lines) + b"\r\n"
+
+
+def has_own_authorization(head: RequestHead) -> bool:
+    """Whether a client brings a credential of its own; of several fields the first counts, as in Go."""
+    own = head.all_of(b"authorization")
+    return bool(own and own[0]) and b"authorization" not in head.options
 
 
 def _split_list(values: Iterable[bytes]) -> list[bytes]:

@@ -27,7 +27,14 @@ from kproxy.errors import (
     UpstreamUnreachable,
 )
 from kproxy.framing import Body, body_of
-from kproxy.headers import interim_block, may_ask_for_gzip, moved, request_block, upgrade_block
+from kproxy.headers import (
+    has_own_authorization,
+    interim_block,
+    may_ask_for_gzip,
+    moved,
+    request_block,
+    upgrade_block,
+)
 from kproxy.tunnel import Tunnel
 from kproxy.upstream.carrier import Carrier, Outgoing
 from kproxy.upstream.upstream import Upstream
@@ -363,7 +370,7 @@ class RelayedRequest:
     def _may_renew(self) -> bool:
         """Whether a stale credential of ours may be why, and the request can be sent again."""
         credential = self._credential
-        if credential is None or not self._renews_once or self.downstream.head.names.get(b"authorization"):
+        if credential is None or not self._renews_once or has_own_authorization(self.downstream.head):
             return False
         self._renews_once = False
         self.upstream.invalidate(credential)

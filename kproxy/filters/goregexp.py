@@ -12,6 +12,7 @@ Not supported: Unicode scripts (`\\p{Greek}`), for which Python carries no table
 from __future__ import annotations
 
 import re
+from bisect import bisect_left, bisect_right
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -378,19 +379,19 @@ def _signed(ranges: Ranges, negated: bool) -> Ranges:
 def _folded(ranges: Ranges) -> Ranges:
     """With the other cases of all their characters, before a class is negated, as in Go."""
     variants = _ASCII_CASES if all(high < 0x80 for _, high in ranges) else _other_cases()
+    runes = list(variants)
     found = [
-        (each, each)
-        for rune, others in variants.items()
+        (other, other)
         for low, high in ranges
-        if low <= rune <= high
-        for each in others
+        for rune in runes[bisect_left(runes, low) : bisect_right(runes, high)]
+        for other in variants[rune]
     ]
     return ranges + found
 
 
 @lru_cache
 def _other_cases() -> dict[int, list[int]]:
-    """Characters that are one in Unicode's simple case folding, by each of them.
+    """Characters that are one in Unicode's simple case folding, by each of them, in order.
 
     Not what `re` takes for one: there `i` is also the Turkish dotless one, and that with a dot.
     """
@@ -401,7 +402,8 @@ def _other_cases() -> dict[int, list[int]]:
         folded = next((one for one in (char.casefold(), char.lower()) if len(one) == 1), char)
         if folded != char:
             orbits.setdefault(folded, [ord(folded)]).append(rune)
-    return {rune: [other for other in orbit if other != rune] for orbit in orbits.values() for rune in orbit}
+    cases = {rune: [each for each in orbit if each != rune] for orbit in orbits.values() for rune in orbit}
+    return dict(sorted(cases.items()))
 
 
 @lru_cache

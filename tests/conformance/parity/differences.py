@@ -35,6 +35,7 @@ UPLOAD_TRAILERS = "upload-trailers"
 EARLY_BYTES = "early-bytes"
 CUT_IS_RESET = "cut-is-reset"
 EXPECTATION = "expectation"
+REASON = "reason-phrase"
 
 DIFFERENCES: dict[str, str] = {
     REFUSAL_STATUS: "A refusal is a Status that names the rule; kubectl says Forbidden.",
@@ -61,7 +62,8 @@ DIFFERENCES: dict[str, str] = {
     AMBIGUOUS: "HTTP that two parsers may read in two ways is 400; Go repairs some of it.",
     LENIENT_START: "One empty line before a request is ignored, as RFC 9112 says; kubectl says 400.",
     HEAD_LIMIT: "A field may have 64 KB, a head 256 KB; kubectl takes 1 MiB in all.",
-    EXTRA_FIELDS: "An empty X-Forwarded-For is dropped, an empty Accept-Encoding stays as it is.",
+    EXTRA_FIELDS: "Empty X-Forwarded-For and second Authorization are dropped, an empty Accept-Encoding "
+    "stays as it is, a Pragma alone.",
     NO_SNIFFING: "An answer without Content-Type gets none; Go guesses one.",
     H2C: "An upgrade to HTTP again, such as h2c, is ignored; kubectl answers 500.",
     NOT_UPGRADED: "Connection: Upgrade without an Upgrade field, or a word that only contains it, is none.",
@@ -69,5 +71,6 @@ DIFFERENCES: dict[str, str] = {
     UPLOAD_TRAILERS: "Trailers of an upload are passed on; kubectl announces them and drops them.",
     EARLY_BYTES: "Bytes that a client sends before the 101 of its upgrade arrive; kubectl loses them.",
     CUT_IS_RESET: "An answer that breaks off ends with a reset, so that HTTP/1.0 clients notice.",
+    REASON: "The reason phrase of an answer is the API server's; kubectl writes the usual one.",
     EXPECTATION: "An Expect other than 100-continue is passed on; kubectl answers 417.",
 }

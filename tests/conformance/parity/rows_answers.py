@@ -136,6 +136,15 @@ ROWS = [
         ("X-Kubernetes-Pf-Flowschema-Uid", "f"),
         ("Cache-Control", "no-cache, private"),
     ),
+    Row(
+        id="answer-reason-own",
+        why="A part of the answer like any other.",
+        send=get("/api"),
+        sees=answered(Answer(status=422, reason="Unprocessable Entity")),
+        kproxy=answered(Answer(status=422, reason="Too Odd")),
+        upstream=(script(head(422, [JSON, TWO], reason="Too Odd") + b"{}"),),
+        differs=differs.REASON,
+    ),
     verbatim("date", "The API server's own.", ("Date", "Thu, 01 Jan 1998 00:00:00 GMT")),
     verbatim(
         "service-fields",
@@ -331,6 +340,13 @@ ROWS = [
         send=post("/api"),
         sees=answered(Answer(body=BODY, has={"Content-Encoding": None}), method="POST", body=b"{}"),
         upstream=(answer(gzip.compress(BODY), headers=[("Content-Encoding", "gzip")]),),
+    ),
+    Row(
+        id="answer-gzip-empty",
+        why="Some servers call an empty answer packed.",
+        send=get("/api"),
+        sees=answered(Answer(status=409, body=b"", has={"Content-Encoding": None})),
+        upstream=(script(head(409, [JSON, CHUNKED, ("Content-Encoding", "gzip")]) + LAST),),
     ),
     Row(
         id="answer-gzip-asked",

@@ -159,6 +159,21 @@ ROWS = [
     becomes(
         "authorization-empty", "An empty one is none.", "Authorization:", {"Authorization": "Bearer @TOKEN@"}
     ),
+    Row(
+        id="header-authorization-empty-second",
+        why="Of several the first counts: it must not be overruled by one that is none.",
+        send=get("/api", "Authorization: Bearer mine", "Authorization:"),
+        sees=passes(has={"Authorization": ("Bearer mine", "")}),
+        kproxy=passes(has={"Authorization": "Bearer mine"}),
+        differs=differs.EXTRA_FIELDS,
+    ),
+    becomes(
+        "authorization-empty-first",
+        "The same the other way around.",
+        "Authorization:",
+        {"Authorization": "Bearer @TOKEN@"},
+        "Authorization: Bearer mine",
+    ),
     becomes(
         "connection-names-authorization",
         "The client's is dropped then, ours is not.",
@@ -225,6 +240,14 @@ ROWS = [
             ("q0", "gzip;q=0"),
             ("star", "*"),
         )
+    ),
+    Row(
+        id="header-pragma-alone",
+        why="Go makes a Cache-Control of it; nothing is added here.",
+        send=get("/api", "Pragma: no-cache"),
+        sees=passes(has={"Pragma": "no-cache", "Cache-Control": "no-cache"}),
+        kproxy=passes(has={"Pragma": "no-cache", "Cache-Control": None}),
+        differs=differs.EXTRA_FIELDS,
     ),
     Row(
         id="header-encoding-empty",

@@ -301,6 +301,14 @@ ROWS = [
         send=request("X-FOO.bar_1", "/api"),
         sees=passes(method="X-FOO.bar_1"),
     ),
+    Row(
+        id="options-asterisk",
+        why="Asks about the server that is talked to, which is the proxy: it is no path of the API.",
+        send=request("OPTIONS", "*"),
+        sees=refused(200, body=b"", to="OPTIONS"),
+        flags=("--append-server-path",),
+        cluster="path",
+    ),
     Row(id="method-no-token", why="Not a method.", send=request("GE(T", "/api"), sees=malformed()),
     Row(
         id="prefix-strips",
