@@ -1,4 +1,4 @@
-"""Log lines: structured, on stderr, without secrets, and never in the way of a request.
+"""Log lines: structured, on stderr, without secrets. Whoever writes one does not wait for its reader.
 
 Events are `noun.past_participle` with their facts as keys; all of them are listed here. `-v` decides what
 is written: below 0 warnings and errors, from 0 also the life cycle and one line per request, from 4 each
@@ -15,19 +15,11 @@ import stat
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
-from json.encoder import encode_basestring_ascii as _quoted
-from typing import TYPE_CHECKING, Any, TextIO, cast
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.typing import EventDict, Processor
-
-if TYPE_CHECKING:
-    from asyncio import AbstractEventLoop, TimerHandle
-
-    from kproxy.exchange import Exchange
 
 EVENTS: Mapping[str, str] = {
     "certificate.created": "A certificate was made for --tls-self-signed: there was none, or it ends soon.",
@@ -65,11 +57,6 @@ EVENTS: Mapping[str, str] = {
 """Every event there is, and what it means."""
 
 LIMIT_BYTES = 1 << 20
-LIMIT_REQUESTS = 4096
-FLUSH_SECONDS = 0.1
-MAX_REMEMBERED, MAX_REMEMBERED_PATH = 512, 256
-BATCH = 100
-"""Requests formatted at a stretch: half a millisecond, so that a burst delays nobody."""
 
 _log = structlog.get_logger()
 
@@ -84,7 +71,8 @@ class Output:
     def __init__(self, descriptor: int, make_room: Callable[[int], None] | None = None) -> None:
         """`make_room` is told how many bytes come next, and may put another file behind the descriptor."""
         self.is_json = True
-        self.level = logging.INFO
+        self.is_quiet = False
+        """Whether warnings and errors alone are written."""
         self.is_terminal = os.isatty(descriptor)
         self._make_room = make_room
         self._descriptor = descriptor
@@ -140,171 +128,6 @@ class Output:
             del self._backlog[:written]
 
 
-class AccessLog:
-    """One `request.finished` line per exchange, formatted many at a time, off the path of the request."""
-
-    def __init__(self, output: Output, loop: AbstractEventLoop) -> None:
-        self._output = output
-        self._loop = loop
-        self._queue: deque[Exchange] = deque()
-        self._timer: TimerHandle | None = None
-        self._lost = 0
-        self.dropped = 0
-        """How many lines were lost, as far as that was told."""
-
-    def write(self, exchange: Exchange) -> None:
-        """Note a finished exchange; it must not change any more."""
-        if self._output.level > logging.INFO:
-            return
-        if len(self._queue) >= LIMIT_REQUESTS:
-            self._lost += 1
-            return
-        self._queue.append(exchange)
-        if self._timer is None:
-            self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
-
-    def close(self, timeout_seconds: float = 0.5) -> None:
-        """Write what is left and wait so long for stderr to take it."""
-        if self._timer is not None:
-            self._timer.cancel()
-        while self._queue:
-            self._write_batch()
-        self._output.drain(timeout_seconds)
-        self._report_lost()
-
-    def _flush(self) -> None:
-        self._write_batch()
-        self._output.flush()
-        self._report_lost()
-        self._timer = None
-        if self._queue:
-            self._timer = self._loop.call_later(0, self._flush)
-        elif self._output.is_waiting:
-            self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
-
-    def _write_batch(self) -> None:
-        batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]
-        if self._output.is_json:
-            clock_offset = time.time() - time.monotonic()
-            self._output.write("".join([json_line(exchange, clock_offset) for exchange in batch]))
-        else:
-            for exchange in batch:
-                _log.info("request.finished", **facts(exchange))
-
-    def _report_lost(self) -> None:
-        if not self._output.is_waiting and (count := self._output.take_lost() + self._lost):
-            self._lost = 0
-            self.dropped += count
-            _log.warning("log.dropped", count=count)
-
-
-def facts(exchange: Exchange) -> dict[str, object]:
-    """The keys of `request.finished`; what is unknown or empty is left out."""
-    info = exchange.info
-    finished_at = exchange.finished_at or exchange.started_at
-    known: dict[str, object] = {
-        "exchange_id": exchange.exchange_id,
-        "context": exchange.context,
-        "listener": exchange.listener,
-        "client": exchange.client,
-        "method": exchange.method,
-        "path": exchange.path,
-        "verb": info and info.verb,
-        "group": info and info.api_group,
-        "resource": info and info.resource,
-        "subresource": info and info.subresource,
-        "namespace": info and info.namespace,
-        "name": info and info.name,
-        "status": exchange.status,
-        "upstream_status": exchange.upstream_status,
-        "proxy_error": exchange.proxy_error,
-        "bytes_in": exchange.bytes_in,
-        "bytes_out": exchange.bytes_out,
-        "duration_seconds": round(finished_at - exchange.started_at, 6),
-        "audit_id": exchange.audit_id,
-    }
-    return {key: value for key, value in known.items() if value is not None and value != ""}
-
-
-def json_line(exchange: Exchange, clock_offset: float) -> str:
-    """`facts` in JSON, as structlog's JSONRenderer writes them; `clock_offset` is wall minus monotonic time.
-
-    Every request pays for this: a dict, processors and json.dumps cost 20 µs, this costs 5. Hence text
-    pasted together, numbers formatted once, and parts that repeat from line to line kept.
-    """
-    x = exchange
-    finished_at = x.finished_at or x.started_at
-    seconds, milliseconds = divmod(int((finished_at + clock_offset) * 1000), 1000)
-    known = _asked.get((x.client, x.path))
-    if known is None or known.info is not x.info or known.rest != (x.method, x.context, x.listener):
-        known = _note_asked(x)
-    return (
-        f'{{"timestamp": "{_second(seconds)}.{milliseconds:03d}Z", "level": "info", '
-        f'"event": "request.finished", "exchange_id": {x.exchange_id}{known.text}'
-        f', "status": {x.status}{_status(x.upstream_status)}'
-        f"{_field('proxy_error', x.proxy_error) if x.proxy_error else ''}"
-        f', "bytes_in": {x.bytes_in}, "bytes_out": {x.bytes_out}'
-        f', "duration_seconds": {finished_at - x.started_at:.6f}'
-        f"{_field('audit_id', x.audit_id) if x.audit_id else ''}}}\n"
-    )
-
-
-class _Asked:
-    """The part of a line that says who asked for what: clients that poll ask for the same again."""
-
-    __slots__ = ("info", "rest", "text")
-
-    def __init__(self, x: Exchange) -> None:
-        info = x.info
-        self.info = info
-        self.rest = (x.method, x.context, x.listener)
-        self.text = (
-            f"{_place(x.context, x.listener)}{_field('client', x.client) if x.client else ''}"
-            f', "method": {_quoted(x.method)}, "path": {_quoted(x.path)}'
-            f"{'' if info is None else _object(info.verb, info.api_group, info.resource, info.subresource)}"
-            f"{_field('namespace', info.namespace) if info and info.namespace else ''}"
-            f"{_field('name', info.name) if info and info.name else ''}"
-        )
-
-
-_asked: dict[tuple[str, str], _Asked] = {}
-
-
-def _note_asked(x: Exchange) -> _Asked:
-    asked = _Asked(x)
-    if len(x.path) <= MAX_REMEMBERED_PATH:
-        if len(_asked) >= MAX_REMEMBERED:
-            _asked.clear()
-        _asked[x.client, x.path] = asked
-    return asked
-
-
-def _field(key: str, value: str) -> str:
-    return f', "{key}": {_quoted(value)}'
-
-
-@lru_cache(maxsize=64)
-def _place(context: str | None, listener: str) -> str:
-    known = {"context": context, "listener": listener}
-    return "".join(_field(key, value) for key, value in known.items() if value)
-
-
-@lru_cache(maxsize=64)
-def _status(upstream_status: int | None) -> str:
-    return "" if upstream_status is None else f', "upstream_status": {upstream_status}'
-
-
-@lru_cache(maxsize=1024)
-def _object(verb: str, group: str, resource: str, subresource: str) -> str:
-    known = {"verb": verb, "group": group, "resource": resource, "subresource": subresource}
-    return "".join(_field(key, value) for key, value in known.items() if value)
-
-
-@lru_cache(maxsize=4)
-def _second(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-
-
 def configure(
     log_format: str,
     verbosity: int,
@@ -333,10 +156,11 @@ def adjust(output: Output, log_format: str, verbosity: int) -> None:
     """Write in that form, and so much, from the next line on."""
     is_terminal = output.is_terminal
     output.is_json = log_format == "json" or (log_format == "auto" and not is_terminal)
-    output.level = logging.WARNING if verbosity < 0 else logging.INFO if verbosity < 4 else logging.DEBUG
+    output.is_quiet = verbosity < 0
+    level = logging.WARNING if output.is_quiet else logging.INFO if verbosity < 4 else logging.DEBUG
     structlog.configure(
         processors=list(_json_processors() if output.is_json else _console_processors(is_terminal)),
-        wrapper_class=structlog.make_filtering_bound_logger(output.level),
+        wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
         # A logger that was kept would go on as it was.
         cache_logger_on_first_use=False,

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from kproxy import __version__
+from kproxy.accesslog import AccessLog
 from kproxy.admin.endpoints import Endpoints
 from kproxy.admin.overview import Overview
 from kproxy.admin.readiness import Readiness
@@ -39,7 +40,7 @@ from kproxy.kube.kubecontext import server_address, warnings_for
 from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy
 from kproxy.listeners.binding import bind
 from kproxy.listeners.listener import Listener
-from kproxy.log import AccessLog, Output, configure
+from kproxy.log import Output, configure
 from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
 from kproxy.plan import Clusters, Plan, prepare, questions, questions_of_the_place

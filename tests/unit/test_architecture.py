@@ -21,7 +21,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("kube", "contexts", "clientconfig"),
     ("snapshot", "privatefile"),
     ("config", "settings"),
-    ("log", "metrics"),
+    ("log", "accesslog", "metrics"),
     # Towards the API server.
     ("tls", "threads", "sockopts"),
     ("credentials",),

@@ -18,17 +18,15 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy import log
+from kproxy import accesslog, log
+from kproxy.accesslog import AccessLog, facts, json_line
 from kproxy.exchange import Exchange
 from kproxy.log import (
     EVENTS,
     LIMIT_BYTES,
-    AccessLog,
     Output,
     configure,
-    facts,
     hide_secrets,
-    json_line,
     redact,
 )
 from kproxy.requestinfo import RequestInfo, parse
@@ -173,7 +171,7 @@ async def test_requests_are_written_together_and_in_order(
     reader, writer = pipe
     with os.fdopen(os.dup(writer), "w") as stream:
         access_log = AccessLog(configure("json", 0, stream), asyncio.get_running_loop())
-        exchanges = [an_exchange() for _ in range(3 * log.BATCH + 1)]
+        exchanges = [an_exchange() for _ in range(3 * accesslog.BATCH + 1)]
         for exchange in exchanges:
             access_log.write(exchange)
         text = await read_until(reader, lambda received: received.count(b"\n") == len(exchanges))
