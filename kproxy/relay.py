@@ -199,7 +199,7 @@ class RelayedRequest:
             except CredentialError as error:
                 self._fail(error)
                 return
-            carrier = upstream.idle_carrier()
+            carrier = upstream.connector.idle_carrier()
             if carrier is not None:
                 self._send(carrier, block)
                 return
@@ -219,12 +219,13 @@ class RelayedRequest:
             block = upstream.credential_block(credential)
             if self.downstream.head.is_upgrade:
                 # It may not meet a connection that died while idle: it cannot be sent twice.
-                carrier = await upstream.open_connection()
+                carrier = await upstream.connector.open_connection()
             elif needs_connection(self.downstream.head):
-                carrier = upstream.idle_connection() or await upstream.open_for_upload()
+                connector = upstream.connector
+                carrier = connector.idle_connection() or await connector.open_for_upload()
             else:
-                idle = None if is_retry else upstream.idle_carrier()
-                carrier = idle or await upstream.open_carrier()
+                idle = None if is_retry else upstream.connector.idle_carrier()
+                carrier = idle or await upstream.connector.open_carrier()
         except Exception as error:
             self._task = None
             self._fail(_ours(error))

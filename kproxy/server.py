@@ -50,6 +50,7 @@ from kproxy.settings import Settings
 from kproxy.sockopts import Keepalive
 from kproxy.supervisor import NOBODY, ServedContext, Serving, Supervisor
 from kproxy.threads import in_daemon_thread
+from kproxy.upstream.connector import Connector
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import health_of, is_http2_disabled
 from kproxy.upstream.proxies import proxy_for
@@ -230,6 +231,7 @@ def open_upstream(
 
     Raises KubeconfigError when a certificate, key or credential at hand cannot be used.
     """
+    tally = tally or Tally()
     address = server_address(context.cluster.server)
     proxy = proxy_for(address, context.cluster.proxy_url, os.environ, cluster=context.cluster.name)
     keepalive = Keepalive()
@@ -244,19 +246,27 @@ def open_upstream(
         kubeconfig_paths=kubeconfig_paths,
         proxy_for_url=_environment_proxy,
     )
+    dialer = Dialer(
+        context.name, address.host, address.port, proxy, cluster=context.cluster.name, keepalive=keepalive
+    )
+    connector = Connector(
+        context,
+        address,
+        dialer,
+        loop,
+        offers_http2=config.http2 and not is_http2_disabled(os.environ),
+        health=health_of(os.environ)[0],
+        tally=tally,
+    )
     return Upstream(
         context,
         address,
         source,
-        Dialer(
-            context.name, address.host, address.port, proxy, cluster=context.cluster.name, keepalive=keepalive
-        ),
+        connector,
         loop,
         appends_server_path=config.append_server_path,
         cuts_on_rotation=config.rotate_close,
         tally=tally,
-        offers_http2=config.http2 and not is_http2_disabled(os.environ),
-        health=health_of(os.environ)[0],
     )
 
 

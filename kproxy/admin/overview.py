@@ -182,8 +182,8 @@ def _now_of(name: str, upstream: Upstream | None, counts: list[int]) -> Now:
         tunnels=counts[2],
         received_bytes=counts[3],
         sent_bytes=counts[4],
-        connections=upstream.open_connections if upstream is not None else 0,
-        idle_connections=upstream.idle_connections if upstream is not None else 0,
+        connections=upstream.connector.open_connections if upstream is not None else 0,
+        idle_connections=upstream.connector.idle_connections if upstream is not None else 0,
         expires_at=credential.expires_at if credential is not None else None,
     )
 

@@ -14,16 +14,16 @@ from typing import Any
 
 import pytest
 
-from kproxy.credentials import open_source
 from kproxy.errors import KproxyError
 from kproxy.kube import kubeconfig as kube
 from kproxy.kube.kubecontext import server_address
+from kproxy.metrics import Tally
 from kproxy.upstream.carrier import Carrier
+from kproxy.upstream.connector import Connector
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import Health
 from kproxy.upstream.http2.connection import Http2Connection
 from kproxy.upstream.pool import Pool
-from kproxy.upstream.upstream import Upstream
 from tests.conformance.conftest import Http2Gateway
 from tests.support import http2_frames, secrets
 from tests.support.answers import BLOCK, Step, chunk, tunnel
@@ -1005,23 +1005,22 @@ async def test_requests_that_come_just_as_a_dial_ends() -> None:
 
         def dialled() -> None:
             if len(dials) == 1:
-                late.extend(loop.create_task(upstream.open_carrier()) for _ in range(2))
+                late.extend(loop.create_task(connector.open_carrier()) for _ in range(2))
             dials.append(None)
 
-        upstream = Upstream(
+        connector = Connector(
             context,
             server_address(server.url),
-            open_source(context),
             EagerDialer(server.port, dialled),
             loop,
-            appends_server_path=False,
-            cuts_on_rotation=False,
             offers_http2=True,
             health=Health(),
+            tally=Tally(),
         )
-        await upstream.open_carrier()
-        await server.wait_for(lambda: upstream.idle_carrier() is None, "the limit")
-        late.append(loop.create_task(upstream.open_carrier()))
+        connector.present(None)
+        await connector.open_carrier()
+        await server.wait_for(lambda: connector.idle_carrier() is None, "the limit")
+        late.append(loop.create_task(connector.open_carrier()))
         first = await late[0]
         assert len({first, *await asyncio.gather(*late)}) == 3
-        await upstream.close()
+        await connector.close()
