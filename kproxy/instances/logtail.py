@@ -41,10 +41,20 @@ def log_lines(files: LogFiles, count: int | None, *, follow: bool) -> Iterator[b
                 continue
             with contextlib.suppress(FileNotFoundError):
                 following = current.open("rb")
+                # It may have been exchanged twice since it was looked at.
+                yield from _between(file, older, following)
                 file.close()
                 file = following
     finally:
         file.close()
+
+
+def _between(file: BinaryIO, older: Path, following: BinaryIO) -> Iterator[bytes]:
+    """What the older file has, if it is neither of the two."""
+    with contextlib.suppress(FileNotFoundError), older.open("rb") as before:
+        stat = os.fstat(before.fileno())
+        if not any(os.path.samestat(stat, os.fstat(each.fileno())) for each in (file, following)):
+            yield from before
 
 
 def _open(path: Path, *, waits: bool) -> BinaryIO:

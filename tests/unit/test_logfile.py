@@ -103,6 +103,18 @@ def test_the_last_lines_are_those_of_both_files(
     assert lines == list(range(15 - expected, 15))
 
 
+def test_two_exchanges_at_once_lose_no_line(log: Callable[[bytes], None], tmp_path: Path) -> None:
+    """Whoever follows looks only now and then."""
+    pieces = log_lines((tmp_path / "a.log.1", tmp_path / "a.log"), None, follow=True)
+    log(b"%099d\n" % 0)
+    heard = bytearray(next(pieces))
+    for number in range(1, 25):
+        log(b"%099d\n" % number)
+    while not heard.endswith(b"24\n"):
+        heard += next(pieces)
+    assert [int(line) for line in heard.splitlines()] == list(range(25))
+
+
 def test_a_log_is_followed_through_exchanges(log: Callable[[bytes], None], tmp_path: Path) -> None:
     """Also one that is not there yet; every line once and in order."""
     (tmp_path / "a.log").unlink()
