@@ -17,6 +17,11 @@ async def in_daemon_thread(call: Callable[[], _Result]) -> _Result:
 
     It holds up neither the event loop nor, as the threads of `asyncio.to_thread` do, the end of the process.
     """
+    return await begin_in_daemon_thread(call)
+
+
+def begin_in_daemon_thread(call: Callable[[], _Result]) -> asyncio.Future[_Result]:
+    """`in_daemon_thread` for several who wait."""
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[_Result] = loop.create_future()
 
@@ -34,4 +39,4 @@ async def in_daemon_thread(call: Callable[[], _Result]) -> _Result:
             loop.call_soon_threadsafe(deliver, outcome)
 
     threading.Thread(target=run, name="reader", daemon=True).start()
-    return await answer
+    return answer

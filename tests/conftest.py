@@ -17,7 +17,7 @@ from typing import Any
 import hypothesis
 import pytest
 
-from kproxy.eventloop import new_loop
+from kproxy.eventloop import AsyncioLoop, new_loop
 from tests.support import ports, secrets
 
 SETTLE_SECONDS = 20.0
@@ -38,7 +38,7 @@ for _number in (signal.SIGHUP, signal.SIGINT):
 def _new_loop() -> asyncio.AbstractEventLoop:
     if os.environ.get("KPROXY_TEST_LOOP", "uvloop") == "uvloop":
         return new_loop()
-    return asyncio.new_event_loop()
+    return AsyncioLoop()
 
 
 @pytest.hookimpl(optionalhook=True)

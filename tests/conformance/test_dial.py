@@ -8,7 +8,10 @@ import datetime
 import gc
 import socket
 import ssl
+import threading
 from typing import Any
+
+import pytest
 
 from kproxy.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
 from kproxy.sockopts import Keepalive, allow_stalls
@@ -132,6 +135,36 @@ def resolve_to(*addresses: tuple[str, int]) -> None:
         return [info for address in addresses for info in await real(*address, type=socket.SOCK_STREAM)]
 
     loop.getaddrinfo = getaddrinfo  # type: ignore[method-assign]
+
+
+@on_both_loops
+async def test_names_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any number of them holds up nobody else, and takes a thread for each name however often it is asked."""
+    answered = threading.Event()
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if str(host).startswith("hangs") and not flags & socket.AI_NUMERICHOST:
+            assert answered.wait(TEST_SECONDS)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real(host, *args, flags=flags, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    before = threading.active_count()
+    async with a_server() as server:
+        dialers = [a_dialer(f"hangs{number}.test", 1) for number in range(20)]
+        dials = [asyncio.ensure_future(failure(each.dial(Client, None))) for each in dialers * 3]
+        await asyncio.sleep(0)
+        for host in ("127.0.0.1", "localhost"):
+            transport, client = await a_dialer(host, server.port).dial(Client, None)
+            await echo(client)
+            transport.close()
+            await client.closed()
+        assert not any(each.done() for each in dials)
+        assert threading.active_count() - before <= len(dialers) + 1
+        dials[0].cancel()
+        answered.set()
+        assert {type(error) for error in await asyncio.gather(*dials[1:])} == {UpstreamUnreachable}
 
 
 @on_both_loops

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -16,6 +17,8 @@ from tests.conformance.conftest import Gateway, Pki, serving
 from tests.support.answers import Step, answer, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes
 from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.pod import with_resolver
+from tests.support.program import Program, kubeconfig
 
 WATCH = script(head(200, [("Transfer-Encoding", "chunked")]), chunk(b"{}\n"), Step.WAIT_FOR_END)
 EXEC = "/api/v1/namespaces/ns/pods/p/exec?command=sh"
@@ -181,3 +184,21 @@ async def test_an_end_during_a_dial_leaves_nothing(own: Gateway) -> None:
     await own.program.output("server.draining")
     assert await own.program.stopped() == 0
     await asyncio.wait_for(silent.connections[0].ended.wait(), LAST_RESORT_SECONDS)
+
+
+async def test_a_name_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
+    """Without the VPN a name server may be silent for minutes: nobody waits for it who goes home."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
+        try:
+            silent.bind(("127.0.0.77", 53))
+        except OSError as error:
+            pytest.skip(f"needs port 53: {error}")
+        silent.setblocking(False)
+        program = Program("--grace-period=0s", kubeconfig=kubeconfig(tmp_path, "https://hangs.test:6443"))
+        program.command = with_resolver("127.0.0.77", tmp_path, program.command)
+        async with program, await RawClient.connect(program.address) as client:
+            await client.send(request_bytes("GET", "/api"))
+            async with asyncio.timeout(LAST_RESORT_SECONDS):
+                while b"hangs" not in await asyncio.get_running_loop().sock_recv(silent, 512):
+                    pass
+            assert await program.stopped() == 0

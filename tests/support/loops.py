@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from kproxy.eventloop import new_loop
+from kproxy.eventloop import AsyncioLoop, new_loop
 
 NEW_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    "asyncio": asyncio.new_event_loop,
+    "asyncio": AsyncioLoop,
     "uvloop": new_loop,
 }
 TEST_SECONDS = 60.0

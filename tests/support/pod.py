@@ -1,4 +1,4 @@
-"""A program that finds a service account where a pod has it, in a private mount namespace (Linux, root)."""
+"""Programs in a private mount namespace (Linux, root): in a pod, in a container, or with another resolver."""
 
 from __future__ import annotations
 
@@ -27,6 +27,24 @@ def in_pod(service_account: Path, command: Sequence[str]) -> list[str]:
     if not _is_possible():
         pytest.skip("needs root and mount namespaces (unshare -m)")
     return ["unshare", "-m", "sh", "-c", _SCRIPT, str(service_account), *command]
+
+
+_RESOLVER = """\
+set -e
+mount --make-rprivate /
+mount --bind "$0/resolv.conf" /etc/resolv.conf
+mount --bind "$0/nsswitch.conf" /etc/nsswitch.conf
+exec "$@"
+"""
+
+
+def with_resolver(address: str, folder: Path, command: Sequence[str]) -> list[str]:
+    """`command` with that name server, and the patience of minutes with it. Skips the test as `in_pod`."""
+    if not _is_possible():
+        pytest.skip("needs root and mount namespaces (unshare -m)")
+    (folder / "resolv.conf").write_text(f"nameserver {address}\noptions timeout:30 attempts:5\n")
+    (folder / "nsswitch.conf").write_text("hosts: files dns\n")
+    return ["unshare", "-m", "sh", "-c", _RESOLVER, str(folder), *command]
 
 
 ACCOUNT = "/var/run/secrets/kubernetes.io/serviceaccount"
