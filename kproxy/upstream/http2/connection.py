@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamTimeout, UpstreamUnreachable
+from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.upstream.health import Health
 from kproxy.upstream.http2.frames import (
     ACK,
@@ -48,6 +48,7 @@ from kproxy.upstream.http2.frames import (
     window_update,
 )
 from kproxy.upstream.http2.hpack import NO_TABLE, Decoder, MalformedBlockError, Pair
+from kproxy.upstream.http2.pulse import Pulse
 from kproxy.upstream.http2.stream import Http2Stream
 from kproxy.wire import MalformedHeadError, ResponseHead
 
@@ -94,8 +95,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.opened_with = opened_with
         """The TLS context it was dialled with, by identity: no new stream outlives that."""
         self._loop = loop
-        self._health = health
-        self._rest_seconds = health.rest_seconds
+        self._pulse = Pulse(loop, health, self._ping, self._lose)
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Http2Stream] = {}
         self._pledged = 0
@@ -119,9 +119,6 @@ class Http2Connection(asyncio.BufferedProtocol):
         """Whether a body that waits may go on: windows have grown since it was tried."""
         self._out: list[bytes] = []
         self.idle_since = loop.time()
-        self._heard_at = self.idle_since
-        self._pinged_at: float | None = None
-        self._checkup: asyncio.TimerHandle | None = None
 
     def __repr__(self) -> str:
         return f"<Http2Connection {len(self._streams)} streams>"
@@ -174,8 +171,9 @@ class Http2Connection(asyncio.BufferedProtocol):
         stream.send_window_bytes = self._initial_window_bytes
         self._streams[stream_id] = stream
         self.write_block(stream_id, block, ends=ends)
-        if self._loop.time() - self._heard_at > self._rest_seconds:
-            self._ping_after_rest()
+        pulse = self._pulse
+        if self._loop.time() - pulse.heard_at > pulse.rest_seconds:
+            pulse.ask_after_rest()
 
     def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None:
         """Send a header block."""
@@ -233,8 +231,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._transport = cast("asyncio.Transport", transport)
         self._out.append(PREFACE)
         self._flush()
-        if self._health.read_idle_seconds:
-            self._checkup = self._loop.call_later(self._health.read_idle_seconds, self._check_up)
+        self._pulse.start()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         kept = len(self._rest)
@@ -251,7 +248,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             self.buffer_updated(len(piece))
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._heard_at = self._loop.time()
+        self._pulse.heard_at = self._loop.time()
         size = len(self._rest) + nbytes
         self._rest = b""
         try:
@@ -514,47 +511,15 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._transport is not None and out:
             self._transport.write(b"".join(out) if len(out) > 1 else out[0])
 
+    def _ping(self) -> None:
+        self.write(frame(PING, 0, 0, bytes(8)))
+
     def pause_writing(self) -> None:
         self.is_write_paused = True
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
         self._pump()
-
-    # -- health --
-
-    def _ping_after_rest(self) -> None:
-        """Ask for a sign of life with the first request after a while: a laptop may have slept meanwhile."""
-        is_asked = self._pinged_at is not None and self._heard_at < self._pinged_at
-        if self._checkup is not None and not is_asked:
-            self._checkup.cancel()
-            self._ping(self._loop.time())
-
-    def _ping(self, now: float) -> None:
-        self._pinged_at = now
-        self.write(frame(PING, 0, 0, bytes(8)))
-        self._checkup = self._loop.call_later(self._health.ping_seconds, self._check_up)
-
-    def _check_up(self) -> None:
-        """Ask a silent peer for a sign of life, and give up on one that does not answer."""
-        self._checkup = None
-        if self._transport is None:
-            return
-        now = self._loop.time()
-        if self._pinged_at is not None and self._heard_at < self._pinged_at:
-            self._lose(
-                UpstreamTimeout(
-                    f"the API server sent nothing for {now - self._heard_at:.0f} s and answers no PING; "
-                    "is the network up, and the VPN?"
-                )
-            )
-            return
-        self._pinged_at = None
-        wait_seconds = self._heard_at + self._health.read_idle_seconds - now
-        if wait_seconds > 0.001:
-            self._checkup = self._loop.call_later(wait_seconds, self._check_up)
-        else:
-            self._ping(now)
 
     # -- ends --
 
@@ -563,9 +528,7 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._checkup is not None:
-            self._checkup.cancel()
-            self._checkup = None
+        self._pulse.stop()
         self._owner.forget(self)
         streams, self._streams = self._streams, {}
         for stream in streams.values():
