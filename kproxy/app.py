@@ -129,13 +129,12 @@ class App:
         site = self._sites.get(head.host)
         if site is None:
             site = self._find_site(head.host)
-        extra_fields = b""
         names = head.names
         if b"origin" in names or b"sec-fetch-site" in names:
             extra = self._check_browser(downstream, head, site)
             if extra is None:
                 return
-            extra_fields = extra
+            downstream.extra_fields = extra
         key = (site, head.method, head.target, head.is_upgrade)
         route = self._routes.get(key)
         if route is None:
@@ -161,7 +160,7 @@ class App:
             self._dispatch(downstream, head)
             return
         target = map_target(route.target, base_path) if base_path else route.target
-        self._relay.begin(downstream, upstream, target, extra_fields, route.prefix)
+        self._relay.begin(downstream, upstream, target, route.prefix)
 
     def _remember(self, key: tuple[Site, str, str, bool], route: Route) -> None:
         if len(key[2]) > _MAX_REMEMBERED_TARGET:

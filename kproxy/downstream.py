@@ -138,6 +138,7 @@ class Downstream(asyncio.Protocol):
         "client",
         "client_address",
         "exchange",
+        "extra_fields",
         "forwarded",
         "head",
         "is_write_paused",
@@ -147,6 +148,8 @@ class Downstream(asyncio.Protocol):
 
     exchange: Exchange
     head: RequestHead
+    extra_fields: bytes
+    """What the answer at hand has beside its own fields, in lines: those of CORS."""
     forwarded: object
     """For who relays: what was made of the last head, to be used again when the next is the same object."""
 
@@ -155,6 +158,7 @@ class Downstream(asyncio.Protocol):
         self._loop = loop
         self._buffer = b""
         self._raw_head: bytes | None = None
+        self.extra_fields = b""
         self.forwarded = None
         self._body: Body | None = None
         self._handler: Handler | None = None
@@ -431,7 +435,7 @@ class Downstream(asyncio.Protocol):
             # Whether the client will send its body now or not cannot be known (RFC 9110, 10.1.1).
             self._closes = True
         self.exchange.status = status
-        block = answer_block(status, reason, fields, len(body), closes=self._closes)
+        block = answer_block(status, reason, fields, len(body), closes=self._closes, extra=self.extra_fields)
         self.write(block + body if sends_body else block)
         self.finish(keep_alive=True)
 
@@ -467,6 +471,7 @@ class Downstream(asyncio.Protocol):
         """The answer is complete. Without `keep_alive` the connection ends behind it."""
         self._handler = None
         self._task = None
+        self.extra_fields = b""
         self.exchange.finished_at = monotonic()
         self.listener.finished(self.exchange)
         if self.transport is None:

@@ -276,13 +276,19 @@ def _http_date_at(seconds: int) -> str:
 
 
 def answer_block(
-    status: int, reason: str, fields: Iterable[tuple[str, str]], length_bytes: int, *, closes: bool
+    status: int,
+    reason: str,
+    fields: Iterable[tuple[str, str]],
+    length_bytes: int,
+    *,
+    closes: bool,
+    extra: bytes,
 ) -> bytes:
-    """The head of an answer of our own."""
+    """The head of an answer of our own; `extra` are lines more."""
     lines = [f"HTTP/1.1 {status} {reason}"]
     lines += [f"{name}: {value}" for name, value in fields]
     lines.append(f"Content-Length: {length_bytes}")
     lines.append(f"Date: {_http_date()}")
     if closes:
         lines.append("Connection: close")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    return ("\r\n".join(lines) + "\r\n").encode("latin-1") + extra + b"\r\n"

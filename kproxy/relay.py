@@ -73,17 +73,16 @@ class Relay:
         downstream: Downstream,
         upstream: Upstream,
         target: str,
-        extra_fields: bytes = b"",
         prefix: bytes = b"",
     ) -> None:
-        """Relay the request at hand to `target` of `upstream`; `extra_fields` are added to its answer.
+        """Relay the request at hand to `target` of `upstream`.
 
         `prefix` is what was taken off the target: redirects of the API server lead below it.
         """
         if self.is_draining:
             downstream.refuse(Draining("kproxy is shutting down"), (("Retry-After", "1"),))
             return
-        request = RelayedRequest(self, downstream, upstream, target, extra_fields, prefix)
+        request = RelayedRequest(self, downstream, upstream, target, prefix)
         downstream.hand_to(request)
         self.running.add(request)
         upstream.enter(request)
@@ -133,7 +132,6 @@ class RelayedRequest:
         "_carrier",
         "_continue_timer",
         "_credential",
-        "_extra_fields",
         "_held",
         "_pending",
         "_prefix",
@@ -157,7 +155,6 @@ class RelayedRequest:
         downstream: Downstream,
         upstream: Upstream,
         target: str,
-        extra_fields: bytes,
         prefix: bytes,
     ) -> None:
         self.downstream = downstream
@@ -165,7 +162,6 @@ class RelayedRequest:
         self._relay = relay
         self.upstream = upstream
         self._target = target
-        self._extra_fields = extra_fields
         self._prefix = prefix
         self._carrier: Carrier | None = None
         self._credential: Credential | None = None
@@ -403,7 +399,7 @@ class RelayedRequest:
             body,
             unpacks_gzip=self._asked_for_gzip,
             keeps_alive=downstream.keeps_alive and self._body_is_complete and not is_upgrade,
-            extra_fields=self._extra_fields,
+            extra_fields=self.downstream.extra_fields,
         )
         return self._answer
 

@@ -171,6 +171,22 @@ async def test_an_accepted_origin_may_read(gateway: Gateway) -> None:
     assert response.value("Vary") == "Origin"
 
 
+async def test_an_accepted_origin_may_read_what_kproxy_says(gateway: Gateway) -> None:
+    """Refusals, failures, redirects: without leave to read them a page knows only that something failed."""
+    await gateway.upstream.stop_listening()
+    client = await gateway.connect()
+    origin = [("Origin", "https://dev.example"), ("Sec-Fetch-Site", "cross-site")]
+    exec_path = "/api/v1/namespaces/default/pods/web/exec"
+    for path, status in [(exec_path, 403), ("/api", 502), ("/api//v1", 301), ("/-/status", 200)]:
+        response = await client.request("GET", path, origin)
+        assert response.status == status
+        assert response.values("Access-Control-Allow-Origin") == ["https://dev.example"]
+        assert response.value("Vary") == "Origin"
+        response = await client.request("GET", path)
+        assert response.status == status
+        assert response.values("Access-Control-Allow-Origin") == []
+
+
 async def test_a_preflight_of_an_accepted_origin_is_answered_here(gateway: Gateway) -> None:
     """The API server knows nothing of that page."""
     fields = [
