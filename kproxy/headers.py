@@ -29,6 +29,10 @@ _FRAMING = frozenset((b"transfer-encoding", b"trailer", b"content-length"))
 # Naming one of these in Connection must not strip what we answer for (RFC 9110, 7.6.1: "MUST NOT").
 _NOT_FOR_CONNECTION = frozenset((b"host", b"content-length", b"transfer-encoding", b"x-forwarded-for"))
 
+# With it the service worker of one app answers for all that is served at our origin, and for what is served
+# there next week; without it for what lies below its own script (Service Workers, "Update").
+_NOT_FOR_CLIENTS = _HOP_BY_HOP | {b"service-worker-allowed"}
+
 _REPLACED_IN_REQUESTS = frozenset((b"host", b"x-forwarded-for"))
 _DROPPED_FROM_REQUESTS = _HOP_BY_HOP | _REPLACED_IN_REQUESTS | _FRAMING | {b"authorization"}
 
@@ -212,9 +216,15 @@ def response_block(
     if b"date" not in names:
         tail += b"Date: " + _http_date().encode() + b"\r\n"
     is_chunked_too = head.is_chunked and b"content-length" in names
-    if keeps_framing and has_body and head.minor and not is_chunked_too and _HOP_BY_HOP.isdisjoint(names):
+    if (
+        keeps_framing
+        and has_body
+        and head.minor
+        and not is_chunked_too
+        and _NOT_FOR_CLIENTS.isdisjoint(names)
+    ):
         return head.raw + b"\r\n" + tail + b"\r\n"
-    dropped = _HOP_BY_HOP
+    dropped = _NOT_FOR_CLIENTS
     if head.connection not in (b"", b"close", b"keep-alive"):
         dropped = dropped.union(_split_list([head.connection])) - _NOT_FOR_CONNECTION
     if not keeps_framing:

@@ -141,6 +141,14 @@ async def test_a_hop_by_hop_field_of_an_answer_is_dropped(gateway: Gateway, name
     assert response.values(name) == response.values("Connection") == []
 
 
+async def test_a_worker_of_an_app_gets_no_more_than_its_own_folder(either: Gateway) -> None:
+    """Service-Worker-Allowed would give it every page of the origin, those of other clusters too."""
+    either.replies(b"self.onfetch = null", [("Service-Worker-Allowed", "/"), ("X-Other", "y")])
+    response = await either.request("GET", "/api/v1/namespaces/x/services/app/proxy/sw.js")
+    assert response.values("Service-Worker-Allowed") == []
+    assert response.value("X-Other") == "y"
+
+
 async def test_an_interim_answer_says_nothing_of_connection_and_framing(gateway: Gateway) -> None:
     """Early hints pass; what else a 103 may hold must not be taken for the answer's that follows."""
     framing = [("Content-Length", "5"), ("Transfer-Encoding", "chunked")]
