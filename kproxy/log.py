@@ -209,7 +209,7 @@ _SECRET_KEY = re.compile(r"authorization|token|passw|secret|cookie|client.?key|p
 _SECRET_VALUE = re.compile(
     r"""(?P<scheme>\b(?:bearer|basic|negotiate)\s+)[\w.~+/=-]{4,}
       | (?P<field>(?:token|passw|secret)[\w-]{0,64}["']?(?:=|["']:\s*)["']?)[^\s"'&,;}]+
-      | (?P<userinfo>://)[^/\s@"']+(?=@)
+      | (?P<userinfo>://)[^/\s"']+(?=@)
       | (?<![\w-])eyJ[\w-]{6,}\.[\w.-]+                                       # a JSON web token
       | -----BEGIN[A-Z ]*PRIVATE\ KEY-----.*?(?:-----END[A-Z ]*-----|\Z)
     """,

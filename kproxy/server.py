@@ -40,7 +40,7 @@ from kproxy.kube.kubecontext import server_address, warnings_for
 from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy
 from kproxy.listeners.binding import bind
 from kproxy.listeners.listener import Listener
-from kproxy.log import Output, configure
+from kproxy.log import Output, configure, hide_secrets
 from kproxy.logfile import LogFile
 from kproxy.metrics import Metrics, Tally
 from kproxy.plan import Clusters, Plan, prepare, questions, questions_of_the_place
@@ -213,7 +213,7 @@ def _serving(listeners: Sequence[Listener], config: Config, plan: Plan) -> Servi
         addresses=tuple(listener.name for listener in listeners),
         urls=tuple(listener.url for listener in listeners),
         context=plan.context.name,
-        server=plan.context.cluster.server,
+        server=hide_secrets(plan.context.cluster.server),
         contexts=tuple(entry(each) for each in plan.contexts.served),
     )
 

@@ -13,6 +13,7 @@ from kproxy.contexts import Served
 from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kubecontext import warnings_for
+from kproxy.log import HIDDEN, hide_secrets
 from kproxy.options import Option
 from kproxy.plan import Plan, prepare, questions, questions_of_the_place
 from kproxy.server import open_upstream
@@ -62,7 +63,7 @@ def _look_at(served: Served, context: ResolvedContext | KubeconfigError, plan: P
     if isinstance(context, KubeconfigError):
         raise context
     kind = asyncio.run(_credential_kind(context, plan, config))
-    return Found(served=served, server=context.cluster.server, credential=kind)
+    return Found(served=served, server=hide_secrets(context.cluster.server), credential=kind)
 
 
 async def _credential_kind(context: ResolvedContext, plan: Plan, config: Config) -> str | None:
@@ -116,7 +117,11 @@ def _file(settings: Settings) -> str:
 
 def _value(option: Option, settings: Settings) -> object:
     value = getattr(settings.config, option.field)
-    return "[hidden]" if option.secret and value else option.kind.plain(value)
+    if option.secret and value:
+        return HIDDEN
+    plain = option.kind.plain(value)
+    # A server's URL may have a password in it.
+    return hide_secrets(plain) if isinstance(plain, str) else plain
 
 
 # -- for programs --

@@ -89,6 +89,17 @@ def test_a_start_returns_when_it_serves(instances: Instances, config: str) -> No
     assert f"(pid {pid})" in done.stderr
 
 
+def test_the_password_of_a_server_is_not_told(instances: Instances, tmp_path: Path) -> None:
+    """Neither by the commands, which is looked at behind each test, nor kept in the folder."""
+    server = f"http://me:{secrets.plant('userinfo')}@127.0.0.1:1"
+    instances.start("--port=0", f"--kubeconfig={kubeconfig(tmp_path, server)}")
+    assert instances.status()["server"] == "http://[hidden]@127.0.0.1:1"
+    instances.run("status")
+    instances.run("logs")
+    files = [path for path in instances.state.rglob("*") if path.is_file()]
+    assert secrets.leaked("".join(path.read_text() for path in files)) == []
+
+
 def test_a_daemon_is_detached(instances: Instances, config: str) -> None:
     """A session without a terminal, nothing inherited but its folder and environment, stderr in the log."""
     reader, writer = os.pipe()

@@ -352,6 +352,23 @@ def test_check_shows_what_is_in_force_and_hides_secrets(
     assert list(yaml.safe_load(shown)) == [option.name for option in OPTIONS if option.in_file]
 
 
+@pytest.mark.parametrize("is_json", [False, True])
+@pytest.mark.parametrize("by_flag", [False, True])
+def test_check_hides_the_password_of_a_server(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, is_json: bool, by_flag: bool
+) -> None:
+    """A server's URL may have one before its host, with an @ in it, and what check shows goes into issues."""
+    server = f"https://me:p@{secrets.plant('userinfo')}@127.0.0.1:1"
+    config = kubeconfig(tmp_path, "http://127.0.0.1:2" if by_flag else server)
+    argv = [
+        f"--kubeconfig={config}",
+        *(["--json"] if is_json else []),
+        *([f"--server={server}"] if by_flag else []),
+    ]
+    assert main(["check", *argv]) == 0
+    assert "https://[hidden]@127.0.0.1:1" in capsys.readouterr().out
+
+
 def test_what_check_shows_can_be_a_config_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Settings that are written down as check shows them mean the same."""
     config = kubeconfig(tmp_path, "http://127.0.0.1:1")

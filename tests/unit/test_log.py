@@ -342,7 +342,7 @@ def test_nothing_secret_is_written(configured: Configured) -> None:
     logger.info("a.b", detail=f"sent Authorization: Bearer {values[3]} and basic {values[4]}")
     logger.info(
         "a.b",
-        detail=f"https://user:{values[5]}@host/path",
+        detail=f"https://user:p@{values[5]}@host/path",
         password=b"x",
         error=ValueError(values[6] and "fine"),
     )
