@@ -19,7 +19,7 @@ import yaml
 from kproxy.config import OPTIONS, Config
 from kproxy.contexts import CLUSTERS
 from kproxy.errors import ConfigError
-from kproxy.kube.kubeyaml import SafeLoader
+from kproxy.kube.kubeyaml import NOT_CONSTRUCTED, SafeLoader
 from kproxy.listening import problems_among, tls_clashes
 from kproxy.options import Option, Unusable, nearest
 from kproxy.snapshot import Snapshot, take_snapshot
@@ -262,7 +262,7 @@ def _take(loader: Any, file: ConfigFile, problems: list[str]) -> _Found:
             problems.append(f"{key}: given twice ({found[option.field][1]} and {origin})")
         try:
             value = loader.construct_object(value_node, deep=True)
-        except (yaml.YAMLError, ValueError):
+        except NOT_CONSTRUCTED:
             problems.append(f"{key}: not YAML: a value with a tag or form that is not known ({origin})")
             continue
         if value is None:

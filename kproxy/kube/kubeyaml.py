@@ -9,7 +9,6 @@ values are credentials.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass
@@ -30,6 +29,9 @@ SafeLoader = _SafeLoader
 _Value = TypeVar("_Value")
 
 
+NOT_CONSTRUCTED = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError)
+"""What PyYAML raises for a value that its tag does not fit: `!!bool x` is a KeyError."""
+
 MAX_DEPTH = 200
 """Levels of a document; a kubeconfig has seven, and extensions may hold any JSON."""
 
@@ -46,8 +48,22 @@ class _Loader(_SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Keys become strings as in the step to JSON: `n: 1` is `{"false": 1}`; the last of equals wins."""
-        pairs = super().construct_mapping(node, deep=deep)
-        return {_key(key, node): value for key, value in pairs.items()}
+        if not isinstance(node, yaml.MappingNode):
+            raise ConstructorError(None, None, "expected a mapping", node.start_mark)
+        self.flatten_mapping(node)
+        return {
+            _key(self.construct_object(key, deep=deep), key): self.construct_object(value, deep=deep)
+            for key, value in node.value
+        }
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """A merge overrides what stands before it, as in go-yaml v2; YAML would have it the other way."""
+        pairs: list[tuple[yaml.Node, yaml.Node]] = []
+        for pair in node.value:
+            single = yaml.MappingNode(node.tag, [pair], node.start_mark, node.end_mark)
+            super().flatten_mapping(single)
+            pairs += single.value
+        node.value = pairs
 
 
 def _key(key: object, node: yaml.Node) -> str:
@@ -86,11 +102,13 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(
         r"[-+]?(?:0[bB][01_]+|0[oO][0-7_]+|0[xX][0-9a-fA-F_]+"
-        r"|(?:\.[0-9_]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9_]+)?)$"
+        r"|(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9_]+)?)$"
     ),
     list("-+.0123456789"),
 )
 _Loader.add_constructor("tag:yaml.org,2002:int", _number)
+# Where it is no key: text like any other.
+_Loader.add_constructor("tag:yaml.org,2002:merge", _Loader.construct_yaml_str)
 _Loader.bool_values = {
     **dict.fromkeys(("y", "yes", "true", "on"), True),
     **dict.fromkeys(("n", "no", "false", "off"), False),
@@ -131,10 +149,13 @@ def parse(data: bytes) -> object:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}: " if mark else ""
-        raise YamlError(f"{where}{error.problem or error.context}") from None
+        problem = error.problem or error.context
+        if problem == "second occurrence":  # said of anchors alone, and nothing else is said
+            problem = "an anchor is defined twice"
+        raise YamlError(f"{where}{problem}") from None
     except yaml.reader.ReaderError as error:
         raise YamlError(f"byte {error.position}: {error.reason}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (*NOT_CONSTRUCTED, RecursionError) as error:
         raise YamlError(f"not readable as YAML ({type(error).__name__})") from None
 
 
@@ -177,11 +198,11 @@ class Section:
         if wrong := re.search(r"[^A-Za-z0-9+/=]", text):
             self.problems.append(f"{self._at(key)}: illegal base64 character at byte {wrong.start()}")
             return b""
-        try:
-            return base64.b64decode(text, validate=True)
-        except binascii.Error:
+        # Not left to b64decode, which takes too much padding.
+        if not re.fullmatch(r"(?:[^=]{4})*(?:[^=]{2}==|[^=]{3}=)?", text):
             self.problems.append(f"{self._at(key)}: not base64: wrong length or padding")
             return b""
+        return base64.b64decode(text)
 
     def strings(self, key: str) -> tuple[str, ...]:
         """The texts of list `key`."""

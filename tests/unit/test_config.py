@@ -495,7 +495,16 @@ def test_a_file_without_settings_is_refused(tmp_path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["port: [1\n", "a: b: c\n", "\tport: 1\n", "port: !!python/object:x {}\n", "&a : *b\n"]
+    "text",
+    [
+        "port: [1\n",
+        "a: b: c\n",
+        "\tport: 1\n",
+        "port: !!python/object:x {}\n",
+        "port: !!bool x\n",
+        "port: !!timestamp x\n",
+        "&a : *b\n",
+    ],
 )
 def test_a_file_that_is_no_yaml_is_named_with_its_line(tmp_path: Path, text: str) -> None:
     """Syntax errors say where and never quote the file, which may hold a token."""

@@ -51,6 +51,8 @@ def scalar(text: str) -> object:
         ("=", "="),
         ("'12'", "12"),
         ("!!str 12", "12"),
+        ("._5", "._5"),
+        ("<<", "<<"),
         ("abc", "abc"),
     ],
 )
@@ -63,6 +65,7 @@ def test_plain_scalars_resolve_as_in_go_yaml(text: str, value: object) -> None:
 def test_mapping_keys_become_strings() -> None:
     """Boolean and numeric keys become the text they have in JSON."""
     assert parse(b"{n: 1, y: 2, 3: 4, text: 5}") == {"false": 1, "true": 2, "3": 4, "text": 5}
+    assert parse(b"{1: a, y: b, 0: c, n: d}") == {"1": "a", "true": "b", "0": "c", "false": "d"}
 
 
 @pytest.mark.parametrize("text", [b"? [a]\n: b\n", b"~: b\n"])
@@ -78,9 +81,15 @@ def test_last_of_equal_keys_wins() -> None:
 
 
 def test_anchors_and_merges_work() -> None:
-    """Aliases and `<<` merges are resolved, own keys beating merged ones."""
+    """Aliases and `<<` merges are resolved, own keys behind them beating merged ones."""
     document = parse(b"base: &b {x: 1, y1: 2}\nother:\n  <<: *b\n  x: 3\nsame: *b\n")
     assert document == {"base": {"x": 1, "y1": 2}, "other": {"x": 3, "y1": 2}, "same": {"x": 1, "y1": 2}}
+
+
+def test_a_merge_overrides_what_stands_before_it() -> None:
+    """As in kubectl, whatever YAML says: it must not be another server that is talked to."""
+    document = parse(b"server: one\n<<: [{server: two, name: a}, {server: three, name: b}]\nname: c\n")
+    assert document == {"server": "two", "name": "c"}
 
 
 @pytest.mark.parametrize(
@@ -119,6 +128,19 @@ def test_syntax_errors_quote_nothing() -> None:
     with pytest.raises(YamlError) as caught:
         parse(b'user:\n  token: "s3cret"x\n')
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["!!bool x", "!!timestamp x", "!!map x", "!!map", "!!float x"])
+def test_a_value_that_its_tag_does_not_fit_is_an_error(value: str) -> None:
+    """PyYAML raises KeyError and AttributeError for some, which would be a traceback at the start."""
+    with pytest.raises(YamlError):
+        parse(f"token: {value}\n".encode())
+
+
+def test_an_anchor_defined_twice_is_named_as_such() -> None:
+    """All that PyYAML says of it is that it is the second occurrence."""
+    with pytest.raises(YamlError, match="line 2: an anchor is defined twice"):
+        parse(b"a: &x 1\nb: &x 2\n")
 
 
 @given(st.binary(max_size=200))
@@ -177,6 +199,8 @@ def test_null_is_absent() -> None:
         ('"YW\\nJj\\r\\n"', b"abc", None),
         ("'YW Jj'", b"", "f: illegal base64 character at byte 2"),
         ("'YWI'", b"", "f: not base64: wrong length or padding"),
+        ("'YWJj='", b"", "f: not base64: wrong length or padding"),
+        ("'YWJj===='", b"", "f: not base64: wrong length or padding"),
         ("'YWI=YWI='", b"", "f: not base64: wrong length or padding"),
         ("'YW-_'", b"", "f: illegal base64 character at byte 2"),
         ("'Ü'", b"", "f: illegal base64 character at byte 0"),
