@@ -108,7 +108,7 @@ _Loader.add_implicit_resolver(
 )
 _Loader.add_constructor("tag:yaml.org,2002:int", _number)
 # Where it is no key: text like any other.
-_Loader.add_constructor("tag:yaml.org,2002:merge", _Loader.construct_yaml_str)
+_Loader.add_constructor("tag:yaml.org,2002:merge", lambda loader, node: loader.construct_scalar(node))
 _Loader.bool_values = {
     **dict.fromkeys(("y", "yes", "true", "on"), True),
     **dict.fromkeys(("n", "no", "false", "off"), False),
