@@ -76,6 +76,11 @@ def _key(key: object, node: yaml.Node) -> str:
     raise ConstructorError(None, None, "a mapping key is neither text nor number", node.start_mark)
 
 
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """A `<<` that is no key."""
+    return str(loader.construct_scalar(node))
+
+
 def _number(loader: _Loader, node: yaml.ScalarNode) -> int | float | str:
     text = str(loader.construct_scalar(node))
     plain = text.replace("_", "").lower()
@@ -107,8 +112,7 @@ _Loader.add_implicit_resolver(
     list("-+.0123456789"),
 )
 _Loader.add_constructor("tag:yaml.org,2002:int", _number)
-# Where it is no key: text like any other.
-_Loader.add_constructor("tag:yaml.org,2002:merge", lambda loader, node: loader.construct_scalar(node))
+_Loader.add_constructor("tag:yaml.org,2002:merge", _text)
 _Loader.bool_values = {
     **dict.fromkeys(("y", "yes", "true", "on"), True),
     **dict.fromkeys(("n", "no", "false", "off"), False),
