@@ -21,7 +21,6 @@ from kproxy.commands.arguments import CommandLine
 from kproxy.commands.table import COMMANDS, NAMES_COMMAND
 from kproxy.config import LISTEN, Config
 from kproxy.errors import ConfigError, KproxyError, spelt_out
-from kproxy.options import nearest
 from kproxy.settings import Settings, read
 
 if TYPE_CHECKING:
@@ -134,8 +133,7 @@ def _help(line: CommandLine) -> int:
 
     name = line.words[0] if line.words else ""
     if name not in COMMANDS:
-        near = nearest(name, COMMANDS)
-        return _refuse([f'unknown command "{name}"' + (f", did you mean {near}?" if near else "")])
+        return _refuse([arguments.unknown_command(name)])
     print(help_text(COMMANDS[name]))
     return EXIT_FINE
 

@@ -84,8 +84,8 @@ class Config:
         LISTENERS, flag_name="listen",
     )  # fmt: skip
     tls_certificate: str | None = option(
-        None, "File of the certificate, with the chain behind it, that clients are served https with. Taken "
-        "up anew when it changes.", LISTEN, FILE,
+        None, "Serve clients https with the certificate in this file, and the chain behind it. Taken up anew "
+        "when it changes.", LISTEN, FILE,
     )  # fmt: skip
     tls_key: str | None = option(
         None, "File of the certificate's key; otherwise the key stands in the file of the certificate.",

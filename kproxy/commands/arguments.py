@@ -92,6 +92,15 @@ def _known_flags() -> dict[str, _Known]:
     return known
 
 
+_UNKNOWN = Command(name="", group="", meaning="")
+
+
+def unknown_command(name: str) -> str:
+    """What to say of a command that is none."""
+    near = nearest(name, COMMANDS)
+    return f'unknown command "{name}"' + (f", did you mean {near}?" if near else "")
+
+
 def parse(argv: Sequence[str]) -> CommandLine:
     """What `argv` (without the program's name) asks for."""
     return _Parser(argv).parse()
@@ -173,6 +182,9 @@ class _Parser:
     def _judged(self) -> CommandLine:
         line = CommandLine()
         self._choose(line)
+        if line.command is _UNKNOWN:
+            # Which flags it would have, nobody can say.
+            return line
         own = own_flags([line.command])
         for flag in self._flags:
             known = self._known.get(flag.name)
@@ -199,8 +211,8 @@ class _Parser:
             line.command = COMMANDS["help"]
             line.words = words if words and name == "help" else [command.name] if command else []
         elif command is None:
-            near = nearest(name, COMMANDS)
-            line.problems.append(f'unknown command "{name}"' + (f", did you mean {near}?" if near else ""))
+            line.command = _UNKNOWN
+            line.problems.append(unknown_command(name))
         else:
             line.command = COMMANDS["version"] if "version" in wishes else command
             line.words = words

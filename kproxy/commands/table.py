@@ -156,7 +156,7 @@ _TABLE = (
     Command(
         name="restart",
         group=BACKGROUND,
-        meaning="Stop and start it, with the settings it was started with or, if any are given, with those.",
+        meaning="Stop and start it, with the settings given here or, without any, those it was started with.",
         takes_settings=True,
         flags=(NAME, STOP_TIMEOUT),
     ),

@@ -258,7 +258,8 @@ def _checked(context: Context | None, cluster: Cluster, user: User, overrides: O
         if context and user == User(name=""):
             problems.append("it names no user; name one, which may be empty ({}) for anonymous access")
     name = (context.name if context else cluster.name) or (address.authority if address else "")
-    if problems := [*flag_problems(overrides), *(f'context "{name}": {problem}' for problem in problems)]:
+    where = f'context "{name}": ' if name else ""
+    if problems := [*flag_problems(overrides), *(where + problem for problem in problems)]:
         raise KubeconfigError(problems)
     return ResolvedContext(name=name, cluster=cluster, user=user if secure else _without_credentials(user))
 

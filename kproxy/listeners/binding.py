@@ -200,7 +200,10 @@ def bind_unix(path: str, *, mode: int | None = None, owner: str | None = None) -
             raise
     except OSError as error:
         bound.close()
-        raise ListenError(f"cannot listen on --unix-socket={path}: {error.strerror or error}") from None
+        advice = "; make its folder first" if error.errno == errno.ENOENT else ""
+        raise ListenError(
+            f"cannot listen on --unix-socket={path}: {error.strerror or error}{advice}"
+        ) from None
     except BaseException:
         bound.close()
         raise

@@ -273,9 +273,10 @@ def test_help_and_version_load_no_event_loop(argv: list[str]) -> None:
 
 
 def test_an_unknown_command_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    """With the one that may have been meant; exit code 2."""
-    assert main(["prxy", "--port=abc"]) == 2
-    assert 'unknown command "prxy", did you mean proxy?' in capsys.readouterr().err
+    """With the one that may have been meant, and no word of settings that it may not have; exit code 2."""
+    assert main(["prxy", "--port=abc", "--context=nowhere"]) == 2
+    told = capsys.readouterr().err
+    assert told == "error: unknown command \"prxy\", did you mean proxy?\nSee 'kproxy --help'.\n"
     assert main(["help", "chek"]) == 2
     assert 'unknown command "chek", did you mean check?' in capsys.readouterr().err
     assert main(["demo", "now", "--port=abc"]) == 2
