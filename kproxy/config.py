@@ -161,11 +161,9 @@ class Config:
     user: str | None = option(None, "User of the kubeconfig to use.", CLUSTER, NAME)
     server: str | None = option(None, "URL of the API server.", CLUSTER, Kind("URL"), short="s")
     tls_server_name: str | None = option(
-        None,
-        "Name the API server's certificate must have, when it is not the host of its URL.",
-        CLUSTER,
+        None, "Name the API server's certificate must have, when it is not the host of its URL.", CLUSTER,
         NAME,
-    )
+    )  # fmt: skip
     certificate_authority: str | None = option(
         None, "File of certificates that the API server is trusted by.", CLUSTER, FILE
     )
@@ -195,18 +193,13 @@ class Config:
         None, "Do not ask the API server for compressed answers.", CLUSTER, SWITCH
     )
     request_timeout: str | None = option(
-        None,
-        "Checked as kubectl does; like kubectl proxy, kproxy sets no limit on a proxied request.",
-        CLUSTER,
-        TEXT,
-    )
+        None, "Checked as kubectl does; like kubectl proxy, kproxy sets no limit on a proxied request.",
+        CLUSTER, TEXT,
+    )  # fmt: skip
     namespace: str | None = option(
-        None,
-        "Namespace of the contexts that kproxy run gives its command; else a proxy has no use for it.",
-        CLUSTER,
-        NAME,
-        short="n",
-    )
+        None, "Namespace of the contexts that kproxy run gives its command; else a proxy has no use for it.",
+        CLUSTER, NAME, short="n",
+    )  # fmt: skip
     keepalive_seconds: float = option(
         0.0, "TCP keep-alive period of connections to the API server; 0 is kproxy's own choice of 30s.",
         CLUSTER, _PERIOD, name="keepalive",
@@ -246,12 +239,9 @@ class Config:
         name="v", short="v",
     )  # fmt: skip
     grace_period_seconds: float = option(
-        10.0,
-        "How long open requests may go on after SIGTERM or Ctrl-C.",
-        RUNNING,
-        _PERIOD,
+        10.0, "How long open requests may go on after SIGTERM or Ctrl-C.", RUNNING, _PERIOD,
         name="grace_period",
-    )
+    )  # fmt: skip
     shutdown_delay_seconds: float = option(
         0.0, "How long to serve on after SIGTERM, with /-/readyz at 503: time for a load balancer to notice.",
         RUNNING, _PERIOD, name="shutdown_delay",

@@ -133,8 +133,8 @@ class Downstream(asyncio.Protocol):
         "_look_out",
         "_loop",
         "_raw_head",
-        "_task",
         "_timer",
+        "answering",
         "client",
         "client_address",
         "exchange",
@@ -162,7 +162,8 @@ class Downstream(asyncio.Protocol):
         self.forwarded = None
         self._body: Body | None = None
         self._handler: Handler | None = None
-        self._task: asyncio.Task[None] | None = None
+        self.answering: asyncio.Task[None] | None = None
+        """The task that answers the request at hand, if one does."""
         self._timer: asyncio.TimerHandle | None = None
         self._look_out: asyncio.TimerHandle | None = None
         self._discarded_bytes = 0
@@ -206,8 +207,8 @@ class Downstream(asyncio.Protocol):
         handler, self._handler = self._handler, None
         if handler is not None:
             handler.on_downstream_lost()
-        if self._task is not None:
-            self._task.cancel()
+        if self.answering is not None:
+            self.answering.cancel()
 
     def data_received(self, data: bytes) -> None:
         if self._body is not None:
@@ -376,15 +377,10 @@ class Downstream(asyncio.Protocol):
         """`handler` answers the request at hand and must end with `finish` or `abort`."""
         self._handler = handler
 
-    @property
-    def answering(self) -> asyncio.Task[None] | None:
-        """The task that answers the request at hand, if one does."""
-        return self._task
-
     def run(self, answer: Coroutine[Any, Any, None], handler: Handler) -> None:
         """Answer the request at hand in a task that ends with the connection."""
         self._handler = handler
-        self._task = self._loop.create_task(answer)
+        self.answering = self._loop.create_task(answer)
 
     def write(self, data: bytes) -> None:
         if self.transport is not None:
@@ -470,7 +466,7 @@ class Downstream(asyncio.Protocol):
     def finish(self, *, keep_alive: bool) -> None:
         """The answer is complete. Without `keep_alive` the connection ends behind it."""
         self._handler = None
-        self._task = None
+        self.answering = None
         self.extra_fields = b""
         self.exchange.finished_at = monotonic()
         self.listener.finished(self.exchange)

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import gc
 import os
-import signal
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,7 +30,7 @@ from kproxy.clientconfig import path_of
 from kproxy.config import Config
 from kproxy.contexts import Contexts, Served
 from kproxy.credentials import open_source
-from kproxy.downstream import Downstream
+from kproxy.ending import Stopping, drain
 from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.eventloop import new_loop
 from kproxy.filters.policy import Policy
@@ -106,7 +105,7 @@ async def _serve(
     until: Callable[[Serving], Awaitable[None]] | None,
     name: str | None,
 ) -> int:
-    stopping = _Stopping(loop)
+    stopping = Stopping(loop)
     async with contextlib.AsyncExitStack() as owned:
         owned.callback(stopping.close)
         owned.callback(supervisor.close)
@@ -185,7 +184,7 @@ async def _serve(
     return 0
 
 
-async def _prepared(config: Config, stopping: _Stopping) -> Plan:
+async def _prepared(config: Config, stopping: Stopping) -> Plan:
     """`prepare`, which reads files that may hang, as in a network home: signals count meanwhile."""
     reading = asyncio.ensure_future(in_daemon_thread(lambda: prepare(config)))
     asked = asyncio.ensure_future(stopping.first.wait())
@@ -360,10 +359,6 @@ def _places(listeners: Sequence[Listener]) -> dict[str, object]:
     return {"address": first, "also": others} if others else {"address": first}
 
 
-def _connections(listeners: Iterable[Listener]) -> list[Downstream]:
-    return [downstream for listener in listeners for downstream in listener.connections]
-
-
 def _warn(config: Config, plan: Plan, settings: Settings | None, listeners: Iterable[Listener]) -> None:
     for listener in listeners:
         if not listener.is_local:
@@ -400,61 +395,3 @@ async def _cancel(task: asyncio.Task[None]) -> None:
 
 class _EndedBeforeServingError(Exception):
     """A signal came while there was nothing yet to end in order."""
-
-
-class _Stopping:
-    """Signals as events: the first asks to drain, the second to end at once."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.first = asyncio.Event()
-        self.second = asyncio.Event()
-        self._loop = loop
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self.ask)
-
-    async def wait_for_second(self, seconds: float) -> None:
-        """Let that time pass, unless somebody is in a hurry."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self.second.wait()
-
-    def ask(self) -> None:
-        (self.second if self.first.is_set() else self.first).set()
-
-    def close(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.remove_signal_handler(number)
-
-
-def _answering(listeners: Sequence[Listener]) -> list[asyncio.Task[None]]:
-    """The tasks that answer with pages of ours."""
-    return [each.answering for each in _connections(listeners) if each.answering is not None]
-
-
-async def drain(
-    listeners: Sequence[Listener], relay: Relay, stopping: _Stopping, grace_seconds: float
-) -> None:
-    """End all connections of the listeners: tidily what ends by itself in time, the rest at once."""
-    for listener in listeners:
-        listener.stop_accepting()
-    relay.is_draining = True
-    for downstream in _connections(listeners):
-        downstream.close_when_idle()
-    deadline = asyncio.get_running_loop().time() + grace_seconds
-    while relay.has_short_requests() or _answering(listeners):
-        left = deadline - asyncio.get_running_loop().time()
-        if left <= 0 or stopping.second.is_set():
-            break
-        relay.ended.clear()
-        waits = [asyncio.ensure_future(relay.ended.wait()), asyncio.ensure_future(stopping.second.wait())]
-        either = [*waits, *_answering(listeners)]
-        await asyncio.wait(either, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-        for wait in waits:
-            wait.cancel()
-        await asyncio.gather(*waits, return_exceptions=True)
-    relay.abort()
-    for downstream in _connections(listeners):
-        downstream.abort()
-    # Aborted transports tell their protocols in the next rounds of the loop.
-    for _ in range(3):
-        await asyncio.sleep(0)

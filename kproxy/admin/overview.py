@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 from typing import Any
 
@@ -162,26 +163,23 @@ class Overview:
         """Context -> what it does; those that are served, and those that only end their last requests."""
         opened = {upstream.name: upstream for upstream in self._upstreams.opened()}
         names = [served.name for served in self._upstreams.served]
-        doing = {name: [0, 0, 0, 0, 0] for name in names}
+        doing = {name: Counter[str]() for name in names}
         for request in self._relay.running:
-            known = doing.setdefault(request.upstream.name, [0, 0, 0, 0, 0])
+            counts = doing.setdefault(request.upstream.name, Counter())
             exchange = request.downstream.exchange
-            known[2 if request.downstream.head.is_upgrade else 1 if _is_stream(request) else 0] += 1
+            is_tunnel = request.downstream.head.is_upgrade
+            counts["tunnels" if is_tunnel else "watches" if _is_stream(request) else "in_flight"] += 1
             bytes_in, bytes_out = request.tunnelled_bytes
-            known[3] += exchange.bytes_in + bytes_in
-            known[4] += exchange.bytes_out + bytes_out
+            counts["received_bytes"] += exchange.bytes_in + bytes_in
+            counts["sent_bytes"] += exchange.bytes_out + bytes_out
         return {name: _now_of(name, opened.get(name), counts) for name, counts in doing.items()}
 
 
-def _now_of(name: str, upstream: Upstream | None, counts: list[int]) -> Now:
+def _now_of(name: str, upstream: Upstream | None, counts: Mapping[str, int]) -> Now:
     credential = upstream.known_credential if upstream is not None else None
     return Now(
         context=name,
-        in_flight=counts[0],
-        watches=counts[1],
-        tunnels=counts[2],
-        received_bytes=counts[3],
-        sent_bytes=counts[4],
+        **counts,
         connections=upstream.connector.open_connections if upstream is not None else 0,
         idle_connections=upstream.connector.idle_connections if upstream is not None else 0,
         expires_at=credential.expires_at if credential is not None else None,

@@ -38,7 +38,7 @@ ROOMS: tuple[tuple[str, ...], ...] = (
     ("supervisor", "logfile"),
     ("systemd", "eventloop"),
     ("listeners", "reload"),
-    ("plan", "change", "reloading"),
+    ("plan", "change", "reloading", "ending"),
     ("server",),
     ("instances",),
     ("commands",),
@@ -260,7 +260,7 @@ WORDS: tuple[tuple[str, Callable[[ast.AST], bool], set[str]], ...] = (
     (
         "add_signal_handler",
         calls("add_signal_handler"),
-        {"server", "commands.run", "reloading", "demo.__main__"},
+        {"ending", "commands.run", "reloading", "demo.__main__"},
     ),
     ("aiohttp", mentions("aiohttp"), {"pages", "demo", "credentials.oidc"}),
     ("cryptography", mentions("cryptography"), {"demo", "listeners.selfsigned"}),
