@@ -50,6 +50,8 @@ MAX_RETRIES = 3
 RETRY_SECONDS = 0.25
 # An upload that is longer than this is not sent over HTTP/2.
 LONG_UPLOAD_BYTES = 1024 * 1024
+# So many proxies before us are we: the kubeconfig leads to kproxy itself, and each round takes a connection.
+MAX_HOPS = 20
 # How long the API server may keep a client waiting for its 100 before we send it ourselves; Go's default.
 CONTINUE_SECONDS = 1.0
 
@@ -208,6 +210,7 @@ class RelayedRequest:
     async def _connect(self, credential: Credential | None, is_retry: bool) -> None:
         upstream = self.upstream
         try:
+            _check_hops(self.downstream.head, upstream)
             if self._retries > 1:
                 await asyncio.sleep(RETRY_SECONDS * 4 ** (self._retries - 2))
             if credential is None:
@@ -604,6 +607,17 @@ class RelayedRequest:
         if self._continue_timer is not None:
             self._stop_continue_timer()
         self._relay.forget(self)
+
+
+def _check_hops(head: RequestHead, upstream: Upstream) -> None:
+    """Raises UpstreamUnreachable for a request that goes round in circles (RFC 9209, 2.3)."""
+    hops = sum(value.count(b",") + 1 for value in head.all_of(b"x-forwarded-for"))
+    if hops >= MAX_HOPS:
+        raise UpstreamUnreachable(
+            f'context "{upstream.name}": the request has come through {hops} proxies; '
+            f"does {upstream.context.cluster.server} lead to kproxy itself?",
+            "proxy_loop_detected",
+        )
 
 
 def needs_connection(head: RequestHead) -> bool:

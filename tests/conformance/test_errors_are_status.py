@@ -11,6 +11,7 @@ from tests.support.answers import Step, answer, script
 from tests.support.channel import Channel
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.pki import CA
+from tests.support.ports import reserved_port
 from tests.support.program import Program, kubeconfig
 from tests.support.upstream import ByteUpstream
 
@@ -79,6 +80,18 @@ async def test_an_api_server_without_tls(gateway: Gateway) -> None:
 
     await gateway.replace_upstream(tls=None, before_handshake=speak_http)
     assert "does not speak TLS" in await fails(gateway, "tls_protocol_error")
+
+
+async def test_a_kubeconfig_that_leads_to_kproxy_itself(tmp_path: Path) -> None:
+    """As that of `kproxy kubeconfig`: each round would take a connection more, thousands of them."""
+    with reserved_port() as port:
+        config = kubeconfig(tmp_path, f"http://127.0.0.1:{port}")
+        async with (
+            Program(f"--port={port}", kubeconfig=config) as program,
+            await RawClient.connect(program.address) as client,
+        ):
+            message = failed(await client.request("GET", "/api"), "proxy_loop_detected")
+    assert f"does http://127.0.0.1:{port} lead to kproxy itself?" in message
 
 
 async def test_an_end_before_the_answer(gateway: Gateway) -> None:
