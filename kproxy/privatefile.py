@@ -1,7 +1,8 @@
-"""Files for nobody else, put in their place at one stroke."""
+"""Files for nobody else, put in their place at one stroke, and folders for them."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -19,3 +20,13 @@ def write_private(path: Path, content: bytes) -> None:
     except BaseException:
         os.unlink(draft)
         raise
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and what is missing above it as private as the XDG Base Directory Specification wants.
+
+    Raises OSError.
+    """
+    for missing in reversed([each for each in (path, *path.parents) if not each.exists()]):
+        with contextlib.suppress(FileExistsError):
+            missing.mkdir(mode=0o700)

@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from kproxy.errors import KproxyError
 from kproxy.options import is_instance_name
+from kproxy.privatefile import make_folder
 
 DEFAULT_NAME = "default"
 
@@ -133,12 +134,7 @@ class InstanceFolder:
 
     def _make(self) -> None:
         try:
-            # What is missing above it is made as private as the specification wants it.
-            for missing in reversed([each for each in self.path.parents if not each.exists()]):
-                with contextlib.suppress(FileExistsError):
-                    missing.mkdir(mode=0o700)
-            with contextlib.suppress(FileExistsError):
-                self.path.mkdir(mode=0o700)
+            make_folder(self.path)
         except OSError as error:
             raise InstanceError(
                 f"cannot make {self.path} for the state of instances: {error.strerror}; "

@@ -297,14 +297,14 @@ def install(files: Sequence[UnitFile], paths: Sequence[Path]) -> None:
     Raises ServiceError.
     """
     # Imported here: hardly a command writes a unit.
-    from kproxy.privatefile import write_private
+    from kproxy.privatefile import make_folder, write_private
 
     surplus = [path for path in paths if path not in {file.path for file in files} and os.path.lexists(path)]
     check_replaceable(paths)
     uninstall(surplus)
     for file in files:
         try:
-            file.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_folder(file.path.parent)
             write_private(file.path, file.content.encode())
         except OSError as error:
             raise ServiceError(f"cannot write {file.path}: {error.strerror}") from None

@@ -8,6 +8,7 @@ import fcntl
 import os
 import socket
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,9 @@ _ALONE_SECONDS = 1.0
 
 _KEEPALIVE = Keepalive()
 """Accepted sockets inherit it: a client that vanished is found out within 75 s."""
+_HOLDS = sys.platform == "linux"
+"""Whether there are descriptors that hold a file which cannot be opened, open(2): their paths are links."""
+
 _UNIX_MODE = 0o700
 """kubectl's: it binds under the umask 0077."""
 
@@ -190,11 +194,13 @@ def bind_unix(path: str, *, mode: int | None = None, owner: str | None = None) -
             file = SocketFile.of(path)
             bound.listen(BACKLOG)
         try:
-            # The owner first: a wide mode must not let in the group that it had before.
-            if owner:
-                _give(path, owner, user, group)
-            if mode is not None:
-                os.chmod(path, mode)
+            if owner or mode is not None:
+                with _held(file) as place:
+                    # The owner first: a wide mode must not let in the group that it had before.
+                    if owner:
+                        _give(path, place, owner, user, group)
+                    if mode is not None:
+                        os.chmod(place, mode, follow_symlinks=_HOLDS)
         except BaseException:
             file.remove()
             raise
@@ -236,9 +242,28 @@ def _alone_in(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _give(path: str, owner: str, user: int, group: int) -> None:
+@contextlib.contextmanager
+def _held(file: SocketFile) -> Iterator[str]:
+    """A path of the socket that we made, whatever others have put in its place since.
+
+    In a folder of several users that may be a link to a file which must not be opened to all. Raises OSError.
+    """
+    if sys.platform != "linux":
+        yield file.path
+        return
+    descriptor = os.open(file.path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.chown(path, user, group, follow_symlinks=False)
+        found = os.fstat(descriptor)
+        if (found.st_dev, found.st_ino) != (file.device, file.inode) or not stat.S_ISSOCK(found.st_mode):
+            raise OSError(errno.ESTALE, "somebody else has put a file in its place")
+        yield f"/proc/self/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
+
+
+def _give(path: str, place: str, owner: str, user: int, group: int) -> None:
+    try:
+        os.chown(place, user, group, follow_symlinks=_HOLDS)
     except PermissionError:
         raise ListenError(
             f"cannot give --unix-socket={path} to {owner}: only root can give it to another user, "

@@ -18,7 +18,7 @@ from pathlib import Path
 from kproxy.credentials.expiry import certificate_life
 from kproxy.errors import KproxyError
 from kproxy.listeners.keypair import UnusablePairError, der_of, load_pair
-from kproxy.privatefile import write_private
+from kproxy.privatefile import make_folder, write_private
 
 NAMES = ("localhost", "*.localhost", "127.0.0.1", "::1")
 """What every certificate is for, besides the addresses that are listened on."""
@@ -68,17 +68,11 @@ class SelfSigned:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        self._folder.parent.parent.mkdir(parents=True, exist_ok=True)
-        for folder in (self._folder.parent, self._folder):
-            folder.mkdir(mode=0o700, exist_ok=True)
-        found = os.stat(self._folder)
-        if found.st_uid != os.geteuid():
-            # Whoever owns the folder can put a key there that they know.
-            raise KproxyError(
-                f"--tls-self-signed: {self._folder} belongs to another user; "
-                "point XDG_STATE_HOME to a folder of yours"
-            )
-        if found.st_mode & 0o077:
+        make_folder(self._folder.parent)
+        _check_owner(self._folder.parent, {os.geteuid(), 0})
+        make_folder(self._folder)
+        _check_owner(self._folder, {os.geteuid()})
+        if os.stat(self._folder).st_mode & 0o077:
             os.chmod(self._folder, 0o700)
         descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -109,6 +103,17 @@ class SelfSigned:
         # The key first. Between the two the pair does not match, and those who watch it wait for the second.
         write_private(key_path, key_pem)
         write_private(certificate_path, certificate_pem)
+
+
+def _check_owner(folder: Path, allowed: set[int]) -> None:
+    """Raises KproxyError for a folder of another user, or a link of theirs.
+
+    Whoever owns a folder can put a key there that they know; whoever makes a link can have a key replaced.
+    """
+    if not {os.stat(folder).st_uid, os.lstat(folder).st_uid} <= allowed:
+        raise KproxyError(
+            f"--tls-self-signed: {folder} belongs to another user; point XDG_STATE_HOME to a folder of yours"
+        )
 
 
 def _certifiable(names: Iterable[str]) -> Iterator[str]:

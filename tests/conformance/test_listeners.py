@@ -267,6 +267,41 @@ def test_names_of_owners_are_looked_up(folder: Path) -> None:
         assert stat.S_IMODE(found.st_mode) == 0o660
 
 
+_SWAPPING = """
+import os, sys
+from kproxy.listeners.binding import ListenError, bind_unix
+
+path, other, moment = sys.argv[1:]
+
+def swap(event, arguments):
+    if event == moment and (event != "open" or arguments[0] == path) and not os.path.islink(path):
+        os.unlink(path)
+        os.symlink(other, path)
+
+sys.addaudithook(swap)
+try:
+    bind_unix(path, mode=0o666, owner=f"{os.getuid()}")
+except ListenError as error:
+    print(error.message)
+print(os.path.islink(path))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="holds the socket by O_PATH")
+@pytest.mark.parametrize("moment", ["open", "os.chown", "os.chmod"])
+def test_no_other_file_is_opened_to_all(folder: Path, moment: str) -> None:
+    """Where others may write to the folder they can put a link in the socket's place just then."""
+    private = folder / "private"
+    private.touch(mode=0o600)
+    done = subprocess.run(
+        [sys.executable, "-c", _SWAPPING, str(folder / "s"), str(private), moment],
+        capture_output=True, text=True, check=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.stdout.endswith("True\n"), "nothing was swapped"
+    assert ("somebody else has put a file in its place" in done.stdout) is (moment == "open")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o600
+
+
 @pytest.mark.parametrize("owner", ["no-such-user", ":no-such-group", "0:no-such-group"])
 def test_an_unknown_owner_is_refused(folder: Path, owner: str) -> None:
     """Before anything is there."""

@@ -72,6 +72,7 @@ def test_only_its_user_can_read_the_key(folder: Path) -> None:
         os.umask(mask)
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE(folder.parent.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.parent.parent.stat().st_mode) == 0o700
     assert stat.S_IMODE((folder / "tls.key").stat().st_mode) == 0o600
     assert sorted(os.listdir(folder)) == ["lock", "tls.crt", "tls.key"]
 
@@ -175,12 +176,22 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
-def test_a_folder_of_another_user_is_refused(folder: Path) -> None:
-    """Whoever owns it could put a key there that they know."""
-    folder.mkdir(parents=True)
-    os.chown(folder, 65534, 65534)
+@pytest.mark.parametrize("whose", ["folder", "parent", "link"])
+def test_a_folder_of_another_user_is_refused(folder: Path, tmp_path: Path, whose: str) -> None:
+    """Whoever owns it, or what it is in, could put a key there that they know; a link leads to another key."""
+    folder.parent.mkdir(parents=True)
+    own = tmp_path / "own"
+    own.mkdir(mode=0o755)
+    (own / "tls.key").write_text("another key")
+    if whose == "link":
+        folder.symlink_to(own)
+    elif whose == "folder":
+        folder.mkdir()
+    os.chown(folder.parent if whose == "parent" else folder, 65534, 65534, follow_symlinks=False)
     with pytest.raises(KproxyError, match="belongs to another user"):
         SelfSigned(folder).ensure([])
+    assert (own / "tls.key").read_text() == "another key"
+    assert stat.S_IMODE(own.stat().st_mode) == 0o755
 
 
 def test_where_it_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import configparser
 import os
 import plistlib
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -201,6 +202,17 @@ def test_an_own_file_is_replaced_and_removed(environ: dict[str, str]) -> None:
     assert not socket.path.exists()
     uninstall([unit.path])
     assert list(unit.path.parent.iterdir()) == []
+
+
+def test_nobody_else_can_put_units_beside_it(environ: dict[str, str]) -> None:
+    """Whatever the umask: the folders that are made on the way are as private as the file."""
+    mask = os.umask(0)
+    try:
+        (unit,) = written(environ)
+    finally:
+        os.umask(mask)
+    made = [unit.path.parent, unit.path.parent.parent]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in made] == [0o700, 0o700]
 
 
 @pytest.mark.parametrize("how", ["foreign", "edited", "link", "binary"])
