@@ -178,7 +178,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to give a folder away")
 @pytest.mark.parametrize("whose", ["folder", "parent", "link"])
 def test_a_folder_of_another_user_is_refused(folder: Path, tmp_path: Path, whose: str) -> None:
-    """Whoever owns it, or what it is in, could put a key there that they know; a link leads to another key."""
+    """Whoever owns it, or what it is in, could put a key there that they know; links lead to another."""
     folder.parent.mkdir(parents=True)
     own = tmp_path / "own"
     own.mkdir(mode=0o755)
