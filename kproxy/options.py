@@ -299,7 +299,8 @@ class Items(Texts):
         """What each value must contain, as the `=` of key=value."""
 
     def parse(self, text: str) -> tuple[str, ...]:
-        return self._checked(text.splitlines())
+        # An empty group is one, which takes the place of the kubeconfig's: --as=joe --as-group=
+        return self._checked(text.splitlines() or [""])
 
     def take(self, value: object, folder: Path) -> tuple[str, ...]:
         return self._checked(self._list(value))

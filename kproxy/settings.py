@@ -143,7 +143,9 @@ def _parse(givens: Iterable[Given], problems: list[str]) -> _Found:
     for given in givens:
         option = given.option
         try:
-            value = option.kind.parse(given.text)
+            # An empty variable of several values has none; an empty flag is one of them.
+            is_none = option.kind.repeats and not given.text and given.origin == option.variable
+            value = () if is_none else option.kind.parse(given.text)
         except Unusable as unusable:
             problems += (f"{option.name}: {text} ({given.origin})" for _, text in unusable.problems)
             continue

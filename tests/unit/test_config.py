@@ -390,6 +390,12 @@ def test_repeated_settings_add_up_within_a_layer_and_replace_those_below() -> No
     assert load([], {"KPROXY_AS_GROUP": "x\ny"}).impersonate_groups == ("x", "y")
 
 
+def test_an_empty_group_takes_the_place_of_others() -> None:
+    """--as-group= gives one group without a name, as in kubectl; an empty variable gives none."""
+    assert load([*flags(as_group="")], {"KPROXY_AS_GROUP": "x"}).impersonate_groups == ("",)
+    assert load([], {"KPROXY_AS_GROUP": ""}).impersonate_groups == ()
+
+
 def test_extra_fields_need_their_equals_sign() -> None:
     """kubectl drops --as-user-extra=novalue without a word; here it is a problem."""
     assert problems_of({"as_user_extra": "novalue"}) == (

@@ -36,6 +36,7 @@ EARLY_BYTES = "early-bytes"
 CUT_IS_RESET = "cut-is-reset"
 EXPECTATION = "expectation"
 REASON = "reason-phrase"
+WORDS = "words-too-many"
 
 DIFFERENCES: dict[str, str] = {
     REFUSAL_STATUS: "A refusal is a Status that names the rule; kubectl says Forbidden.",
@@ -71,6 +72,7 @@ DIFFERENCES: dict[str, str] = {
     UPLOAD_TRAILERS: "Trailers of an upload are passed on; kubectl announces them and drops them.",
     EARLY_BYTES: "Bytes that a client sends before the 101 of its upgrade arrive; kubectl loses them.",
     CUT_IS_RESET: "An answer that breaks off ends with a reset, so that HTTP/1.0 clients notice.",
+    WORDS: "A word that no flag takes is an error; kubectl takes no notice of it.",
     REASON: "The reason phrase of an answer is the API server's; kubectl writes the usual one.",
     EXPECTATION: "An Expect other than 100-continue is passed on; kubectl answers 417.",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.conformance.parity import differences as differs
 from tests.conformance.parity.model import CliRow
 
 SERVING = r"\AStarting to serve on 127\.0\.0\.1:\d+\n"
@@ -46,6 +47,14 @@ ROWS = [
     ),
     CliRow(
         id="cli-unknown-flag", why="A typo.", args=("--nope",), serves=False, stderr="unknown flag: --nope"
+    ),
+    CliRow(
+        id="cli-word-too-many",
+        why="The filter would be off.",
+        args=("--port=0", "--disable-filter", "false"),
+        kproxy_serves=False,
+        kproxy_stderr='"false"',
+        differs=differs.WORDS,
     ),
     CliRow(
         id="cli-port-word",

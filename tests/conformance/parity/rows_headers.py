@@ -348,6 +348,14 @@ ROWS = [
         flags=FLAGS,
     ),
     Row(
+        id="impersonation-no-group",
+        why="Whoever takes the kubeconfig's groups away must not act with them.",
+        send=get("/api"),
+        sees=passes(has={"Impersonate-User": "alice", "Impersonate-Group": "", "Impersonate-Uid": "42"}),
+        flags=("--as=alice", "--as-group="),
+        cluster="impersonation",
+    ),
+    Row(
         id="credential-certificate",
         why="A client certificate alone is enough.",
         send=get("/api"),
