@@ -18,7 +18,6 @@ class Stopping:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.first = asyncio.Event()
         self.second = asyncio.Event()
-        self._loop = loop
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.ask)
 
@@ -31,9 +30,12 @@ class Stopping:
     def ask(self) -> None:
         (self.second if self.first.is_set() else self.first).set()
 
-    def close(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._loop.remove_signal_handler(number)
+    @staticmethod
+    def close() -> None:
+        # The end of the process is all that is left: nobody in a hurry is to make a crash of it, not even
+        # between a handler of the loop that is removed and another one.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
 
 
 async def drain(

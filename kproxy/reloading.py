@@ -92,7 +92,8 @@ class Reloading:
         self._loop.add_signal_handler(signal.SIGHUP, self._hung_up)
 
     async def __aexit__(self, *_: object) -> None:
-        self._loop.remove_signal_handler(signal.SIGHUP)
+        # The end is under way: without a handler it would be a crash.
+        self._loop.add_signal_handler(signal.SIGHUP, self._end)
         await self._watcher.close()
         if self._task is not None:
             self._task.cancel()

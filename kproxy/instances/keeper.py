@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -108,5 +107,4 @@ class Keeper:
             self._folder.write(replace(self._record, state=STOPPING, ending_seconds=seconds))
 
     def close(self) -> None:
-        # Only the record is still there: nobody in a hurry is to make a crash of this end.
-        signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
+        """The record goes once all has ended, which is not yet."""

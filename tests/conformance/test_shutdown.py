@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import itertools
 import os
 import signal
 import socket
@@ -174,6 +176,25 @@ async def test_what_was_cut_is_logged(own: Gateway) -> None:
     assert own.program.log_events()[-1]["event"] == "server.stopped"
 
 
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_signals_until_the_very_end(own: Gateway, first: signal.Signals) -> None:
+    """Ctrl-C that is held down, and a terminal that is closed meanwhile: still an orderly end."""
+    program = own.program
+
+    def press_on() -> None:
+        for number in itertools.cycle((first, first, signal.SIGHUP)):
+            program.send_signal(number)
+            with contextlib.suppress(TimeoutError):
+                program.wait(0.002)
+                return
+
+    program.send_signal(first)
+    await program.output("server.draining")
+    await asyncio.to_thread(press_on)
+    assert program.exit_code == 0, program.stderr
+    assert program.log_events()[-1]["event"] == "server.stopped"
+
+
 async def test_an_end_during_a_dial_leaves_nothing(own: Gateway) -> None:
     """A handshake that stalls is dropped at the second signal."""
     silent = await own.replace_upstream(tls=None)
@@ -188,14 +209,16 @@ async def test_an_end_during_a_dial_leaves_nothing(own: Gateway) -> None:
 
 async def test_a_name_that_hangs_does_not_hold_up_the_end(tmp_path: Path) -> None:
     """Without the VPN a name server may be silent for minutes: nobody waits for it who goes home."""
+    # Of our own: tests may run side by side.
+    address = f"127.77.{os.getpid() >> 8 & 255}.{os.getpid() & 127 | 128}"
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         try:
-            silent.bind(("127.0.0.77", 53))
+            silent.bind((address, 53))
         except OSError as error:
             pytest.skip(f"needs port 53: {error}")
         silent.setblocking(False)
         program = Program("--grace-period=0s", kubeconfig=kubeconfig(tmp_path, "https://hangs.test:6443"))
-        program.command = with_resolver("127.0.0.77", tmp_path, program.command)
+        program.command = with_resolver(address, tmp_path, program.command)
         async with program, await RawClient.connect(program.address) as client:
             await client.send(request_bytes("GET", "/api"))
             async with asyncio.timeout(LAST_RESORT_SECONDS):

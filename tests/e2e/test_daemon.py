@@ -304,14 +304,10 @@ from kproxy.instances import detaching
 from kproxy.instances.instance import InstanceFolder
 from kproxy.instances.keeper import Launch
 from kproxy.settings import read
-from kproxy.supervisor import Serving
 
 with InstanceFolder(Path(sys.argv[1]), create=True) as folder:
     def run(_, keeper, __):
         assert folder.read("default").pid == os.getpid()
-        if sys.argv[2] == "late":
-            keeper.serving(Serving(addresses=(), urls=(), context="", server="", contexts=()))
-            keeper.close()
         os.kill(os.getpid(), signal.SIGTERM)
         return 0
 
@@ -325,25 +321,14 @@ with InstanceFolder(Path(sys.argv[1]), create=True) as folder:
 """
 
 
-def signalled(instances: Instances, when: str) -> str:
-    """What SIGNALLED prints, once its daemon has ended."""
-    done = subprocess.run(
-        [sys.executable, "-c", SIGNALLED, str(instances.state), when], env=instances.environ, text=True,
-        capture_output=True, check=True, timeout=60,
-    )  # fmt: skip
-    return done.stdout
-
-
 def test_a_stop_that_comes_early_is_told(instances: Instances) -> None:
     """Before there is an event loop that takes signals, whoever started it hears why it ended."""
-    assert signalled(instances, "early") == "a signal ended it before it served\n"
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALLED, str(instances.state)], env=instances.environ, text=True,
+        capture_output=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout == "a signal ended it before it served\n"
     assert instances.status(code=3)["state"] == "failed"
-
-
-def test_a_stop_that_comes_late_makes_no_crash_of_an_end(instances: Instances) -> None:
-    """Once the server takes no signals any more there is only the record to remove."""
-    signalled(instances, "late")
-    assert instances.status(code=3)["state"] == "stopped"
 
 
 def test_problems_are_told_with_code_2(instances: Instances, tmp_path: Path) -> None:
