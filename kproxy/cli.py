@@ -177,7 +177,6 @@ def _run_server(
     settings: Settings,
     keeper: Supervisor | None = None,
     log_file: LogFile | None = None,
-    *,
     name: str | None = None,
 ) -> int:
     # Imported here: --help and version need no event loop, which takes a tenth of a second.

@@ -115,12 +115,6 @@ def select(
     )
 
 
-def only(context: ResolvedContext) -> Contexts:
-    """One context and nothing else."""
-    slug = slugs_of([context.name])[context.name]
-    return Contexts(default=context, served=(Served(name=context.name, slug=slug, is_default=True),))
-
-
 def slugs_of(names: Iterable[str]) -> dict[str, str]:
     """A DNS label for each name; a name's depends on nothing but the names, never on their order.
 

@@ -21,72 +21,64 @@ CONTEXT = ("context",)
 OBJECT = (*CONTEXT, "verb", "group", "resource", "subresource")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class About:
     """One metric: what README.md and the scrape say of it."""
 
     kind: str
-    labels: tuple[str, ...] = CONTEXT
     help: str
+    labels: tuple[str, ...] = CONTEXT
 
 
 METRICS: Mapping[str, About] = {
     "kproxy_requests_total": About(
-        kind="counter", labels=(*OBJECT, "code"), help="Finished requests; code 0: the client got no answer."
+        "counter", "Finished requests; code 0: the client got no answer.", (*OBJECT, "code")
     ),
     "kproxy_request_duration_seconds": About(
-        kind="histogram",
-        labels=OBJECT,
-        help="From the request's head to the end of its answer, without streams.",
+        "histogram", "From the request's head to the end of its answer, without streams.", OBJECT
     ),
     "kproxy_requests_in_flight": About(
-        kind="gauge", help="Requests to the API server that run now and will end by themselves."
+        "gauge", "Requests to the API server that run now and will end by themselves."
     ),
-    "kproxy_watches": About(kind="gauge", help="Watches and followed logs that run now."),
+    "kproxy_watches": About("gauge", "Watches and followed logs that run now."),
     "kproxy_tunnels": About(
-        kind="gauge", help="Upgraded connections that run now: exec, attach, port-forward, WebSocket."
+        "gauge", "Upgraded connections that run now: exec, attach, port-forward, WebSocket."
     ),
     "kproxy_received_bytes_total": About(
-        kind="counter", help="Bytes of bodies and tunnels from clients, running streams included."
+        "counter", "Bytes of bodies and tunnels from clients, running streams included."
     ),
     "kproxy_sent_bytes_total": About(
-        kind="counter", help="Bytes of answers and tunnels to clients, running streams included."
+        "counter", "Bytes of answers and tunnels to clients, running streams included."
     ),
     "kproxy_errors_total": About(
-        kind="counter",
-        labels=(*CONTEXT, "kind"),
-        help="Requests that kproxy refused, that failed or that the client left, by RFC 9209 type.",
+        "counter",
+        "Requests that kproxy refused, that failed or that the client left, by RFC 9209 type.",
+        (*CONTEXT, "kind"),
     ),
     "kproxy_upstream_connections": About(
-        kind="gauge", help="Open connections to the API server, idle ones included, tunnels not."
+        "gauge", "Open connections to the API server, idle ones included, tunnels not."
     ),
     "kproxy_upstream_idle_connections": About(
-        kind="gauge", help="Open connections to the API server that wait for a request."
+        "gauge", "Open connections to the API server that wait for a request."
     ),
-    "kproxy_upstream_dials_total": About(
-        kind="counter", help="Connections to the API server that were tried."
-    ),
+    "kproxy_upstream_dials_total": About("counter", "Connections to the API server that were tried."),
     "kproxy_upstream_failing": About(
-        kind="gauge", help="1 when the last request failed before the API server answered, else 0."
+        "gauge", "1 when the last request failed before the API server answered, else 0."
     ),
     "kproxy_credential_expiry_timestamp_seconds": About(
-        kind="gauge", help="When the credential in use ends; none for one without an end."
+        "gauge", "When the credential in use ends; none for one without an end."
     ),
     "kproxy_credential_renewals_total": About(
-        kind="counter", help="Credentials that took the place of an earlier one."
+        "counter", "Credentials that took the place of an earlier one."
     ),
     "kproxy_reloads_total": About(
-        kind="counter", labels=("result",), help="Changed files that were taken up (applied) or not (failed)."
+        "counter", "Changed files that were taken up (applied) or not (failed).", ("result",)
     ),
     "kproxy_log_lines_dropped_total": About(
-        kind="counter", labels=(), help="Log lines lost because whoever reads stderr did not keep up."
+        "counter", "Log lines lost because whoever reads stderr did not keep up.", ()
     ),
-    "kproxy_build_info": About(
-        kind="gauge", labels=("version", "python"), help="Always 1; the labels say what is running."
-    ),
-    "process_start_time_seconds": About(
-        kind="gauge", labels=(), help="When kproxy started, in seconds since the epoch."
-    ),
+    "kproxy_build_info": About("gauge", "Always 1; the labels say what is running.", ("version", "python")),
+    "process_start_time_seconds": About("gauge", "When kproxy started, in seconds since the epoch.", ()),
 }
 """Every metric of ours. On Linux prometheus_client adds what the kernel tells of the process."""
 

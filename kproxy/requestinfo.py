@@ -1,7 +1,7 @@
 """What a request asks of the Kubernetes API, read off its method and target. Pure.
 
 `parse` follows RequestInfoFactory of k8s.io/apiserver (pkg/endpoints/request/requestinfo.go), on the path as
-the API server sees it: percent-decoded once, not cleaned. `canonical_path` and `cleaned_target` follow
+the API server sees it: percent-decoded once, not cleaned. `resolved` and `cleaned_target` follow
 net/http.ServeMux and path.Clean. Targets and paths come as they stood on the wire, bytes decoded as latin-1;
 what is returned as text has its escapes undone and is decoded as UTF-8 (invalid bytes become U+FFFD).
 """
@@ -110,11 +110,6 @@ def decoded_path(path: str) -> str:
 def unescaped(raw: bytes) -> bytes:
     """`raw` with every `%XX` replaced by its byte, once."""
     return _ESCAPE.sub(lambda escape: bytes((int(escape[1], 16),)), raw)
-
-
-def canonical_path(path: str) -> str:
-    """Decoded once, slashes merged, dot segments resolved; a final slash stays, `;` and `\\` mean nothing."""
-    return resolved(decoded_path(path))
 
 
 def resolved(path: str) -> str:

@@ -12,9 +12,7 @@ import shlex
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 from kproxy.commands import arguments
 from kproxy.commands.arguments import CommandLine
@@ -29,12 +27,10 @@ from kproxy.instances.instance import (
     naming,
     state_folder,
 )
-from kproxy.instances.keeper import Launch, settings_in
+from kproxy.instances.keeper import Launch, Run, settings_in
 from kproxy.instances.logtail import log_lines
 from kproxy.instances.service import LAUNCHD, SYSTEMD
-from kproxy.logfile import LogFile
 from kproxy.settings import Settings, as_flags
-from kproxy.supervisor import Supervisor
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,18 +47,10 @@ class Terminal:
     """Bytes to stdout, at once."""
 
 
-class RunServer(Protocol):
-    """Serves until it is told to end; the exit code."""
-
-    def __call__(
-        self, settings: Settings, keeper: Supervisor, log_file: LogFile | None, *, name: str
-    ) -> int: ...
-
-
 class Operations:
     """Each method is the command of its name."""
 
-    def __init__(self, terminal: Terminal, settle: Callable[[CommandLine], Settings], run: RunServer) -> None:
+    def __init__(self, terminal: Terminal, settle: Callable[[CommandLine], Settings], run: Run) -> None:
         """`settle` gives the settings of a command line, or raises ConfigError with all problems."""
         self._terminal = terminal
         self._settle = settle
@@ -73,11 +61,12 @@ class Operations:
         launch = self._launch(line)
         with open_instances(create=True) as folder:
             if "foreground" in line.flags:
-                code = daemon.serve_in_foreground(launch, folder, partial(self._run, name=launch.name))
+                code = daemon.serve_in_foreground(launch, folder, self._run)
                 if isinstance(code, int):
                     return code
                 raise InstanceError(f'instance "{code.name}" is already running (pid {code.pid})')
-            record, is_new = self._start(launch, folder, line.flags.get("timeout", daemon.START_SECONDS))
+            seconds = line.flags.get("timeout", daemon.START_SECONDS)
+            record, is_new = daemon.start(launch, folder, self._run, timeout_seconds=seconds)
         self._tell(record, launch, is_new=is_new)
         return None
 
@@ -109,7 +98,7 @@ class Operations:
             # What runs is stopped only for something that can be started.
             rehearse(launch.config)
             daemon.stop(name, folder, timeout_seconds=line.flags.get("timeout"))
-            record, is_new = self._start(launch, folder, daemon.START_SECONDS)
+            record, is_new = daemon.start(launch, folder, self._run)
         self._tell(record, launch, is_new=is_new)
 
     def status(self, line: CommandLine) -> bool:
@@ -184,10 +173,6 @@ class Operations:
         self._terminal.show(
             f"start it, now and with each session: systemctl --user enable --now {files[-1].path.name}"
         )
-
-    def _start(self, launch: Launch, folder: InstanceFolder, timeout_seconds: float) -> tuple[Record, bool]:
-        run = partial(self._run, name=launch.name)
-        return daemon.start(launch, folder, run, timeout_seconds=timeout_seconds)
 
     def _launch(self, line: CommandLine) -> Launch:
         settings = self._settle(line)

@@ -28,7 +28,9 @@ POLL_SECONDS = 0.05
 # -- start --
 
 
-def start(launch: Launch, folder: InstanceFolder, run: Run, *, timeout_seconds: float) -> tuple[Record, bool]:
+def start(
+    launch: Launch, folder: InstanceFolder, run: Run, *, timeout_seconds: float = START_SECONDS
+) -> tuple[Record, bool]:
     """The record of the instance that serves now, and whether it is the one started here.
 
     Raises what kept the child from serving: ConfigError or another KproxyError.
@@ -48,7 +50,7 @@ def serve_in_foreground(launch: Launch, folder: InstanceFolder, run: Run) -> int
     record = launch.record(is_detached=False)
     folder.write(record)
     try:
-        code = run(launch.settings, Keeper(folder, record, lambda: None), None)
+        code = run(launch.settings, Keeper(folder, record, lambda: None), None, launch.name)
     except KproxyError:
         folder.write(replace(record, state=FAILED))
         raise

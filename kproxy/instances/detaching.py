@@ -90,7 +90,7 @@ def _be_the_daemon(
             # They were for the process that started us, as in the terminal of an editor that is a service.
             os.environ.pop(variable, None)
         folder.write(record)
-        code = run(launch.settings, Keeper(folder, record, report.serving), log_file)
+        code = run(launch.settings, Keeper(folder, record, report.serving), log_file, launch.name)
         folder.remove(launch.name)
     except ConfigError as error:
         code = 2

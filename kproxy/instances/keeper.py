@@ -26,8 +26,8 @@ from kproxy.options import FOLDERS, OptionalFile
 from kproxy.settings import Settings
 from kproxy.supervisor import Serving, Supervisor
 
-Run = Callable[[Settings, Supervisor, LogFile | None], int]
-"""Serves until it is told to end, and returns the exit code."""
+Run = Callable[[Settings, Supervisor, LogFile | None, str], int]
+"""Serves as the instance of that name until it is told to end, and returns the exit code."""
 
 
 _KUBECTL_VARIABLES = {"KUBECONFIG": FOLDERS, "KUBERC": OptionalFile("FILE")}

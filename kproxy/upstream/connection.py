@@ -5,22 +5,15 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk
 from kproxy.upstream.carrier import Outgoing, Receiver
 from kproxy.wire import Field, MalformedHeadError, ResponseHead, find_head
 
-
-class Owner(Protocol):
-    """The pool, as its connections know it."""
-
-    def put(self, connection: UpstreamConnection) -> None:
-        """Its answer is complete."""
-
-    def forget(self, connection: UpstreamConnection) -> None:
-        """It is closed, or its transport was handed over."""
+if TYPE_CHECKING:
+    from kproxy.upstream.pool import Pool
 
 
 # Every connection reads into this one and copies what came: a read of its own size would have the C library
@@ -40,7 +33,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_explain",
         "_has_carried",
         "_is_chunked",
-        "_owner",
+        "_pool",
         "_receiver",
         "idle_since",
         "is_reused",
@@ -50,10 +43,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "wants_payload",
     )
 
-    def __init__(
-        self, owner: Owner, explain: Callable[[Exception], KproxyError], opened_with: object
-    ) -> None:
-        self._owner = owner
+    def __init__(self, pool: Pool, explain: Callable[[Exception], KproxyError], opened_with: object) -> None:
+        self._pool = pool
         self._explain = explain
         self._receiver: Receiver | None = None
         self._body: Body | None = None
@@ -105,7 +96,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.transport.resume_reading()
 
     def release(self) -> None:
-        self._owner.put(self)
+        self._pool.put(self)
 
     def abort(self) -> None:
         self._receiver = None
@@ -122,7 +113,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """Hand the transport over, for a tunnel. Nothing here touches it afterwards."""
         transport, self.transport = self.transport, None
         self._receiver = None
-        self._owner.forget(self)
+        self._pool.forget(self)
         assert transport is not None
         return transport
 
@@ -229,7 +220,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._owner.forget(self)
+        self._pool.forget(self)
         if self._receiver is not None:
             if exc is not None:
                 self._fail(self._explain(exc))

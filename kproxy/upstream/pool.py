@@ -56,6 +56,7 @@ class Pool:
         self._idle_seconds = idle_seconds
         self._generation: object = None
         self.max_streams = MAX_STREAMS
+        """What the API server said last: new connections believe it until they hear otherwise."""
         self._is_retired = False
         self._http1_until = 0.0
         self._idle: list[UpstreamConnection] = []
@@ -134,6 +135,7 @@ class Pool:
         self._sweep_later()
 
     def forget(self, connection: UpstreamConnection | Http2Connection) -> None:
+        """It is closed, or its transport was handed over."""
         self._open.discard(connection)
         if connection in self._shared:
             self._shared.remove(connection)

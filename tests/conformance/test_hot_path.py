@@ -19,7 +19,7 @@ import pytest
 import kproxy
 from kproxy.accesslog import AccessLog
 from kproxy.config import Config
-from kproxy.contexts import only
+from kproxy.contexts import Contexts, Served
 from kproxy.filters.policy import Policy
 from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
@@ -121,7 +121,13 @@ async def test_a_relayed_request_costs_few_calls(
         context = ResolvedContext(name="c", cluster=served, user=User(name="u"))
         config = Config()
         with (tmp_path / "log").open("w") as log:
-            upstreams = Upstreams(lambda each: open_upstream(each, config, loop), only(context), loop)
+            upstreams = Upstreams(
+                lambda each: open_upstream(each, config, loop),
+                Contexts(
+                    default=context, served=(Served(name=context.name, slug=context.name, is_default=True),)
+                ),
+                loop,
+            )
             access_log = AccessLog(configure("json", 0, log), loop)
             metrics, relay = Metrics(access_log.write), Relay(loop)
             endpoints = open_endpoints(config, metrics, upstreams, relay, loop)

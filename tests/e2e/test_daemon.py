@@ -306,7 +306,7 @@ from kproxy.instances.keeper import Launch
 from kproxy.settings import read
 
 with InstanceFolder(Path(sys.argv[1]), create=True) as folder:
-    def run(_, keeper, __):
+    def run(_, keeper, *__):
         assert folder.read("default").pid == os.getpid()
         os.kill(os.getpid(), signal.SIGTERM)
         return 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.contexts import CLUSTERS, Contexts, Served, label_of, only, select, slugs_of, split_path, unknown
+from kproxy.contexts import CLUSTERS, Contexts, Served, label_of, select, slugs_of, split_path, unknown
 from kproxy.errors import KubeconfigError
 from kproxy.kube.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
 from tests.support import secrets
@@ -202,12 +202,6 @@ def test_a_context_without_a_name_is_itself() -> None:
     assert (other.cluster, other.user) != (contexts.default.cluster, contexts.default.user)
     (served,) = [each for each in contexts.served if each.name == ""]
     assert served.path == f"/clusters/{served.slug}/"
-
-
-def test_only_one_context_has_an_origin_too() -> None:
-    """It needs no kubeconfig."""
-    context = ResolvedContext(name="A b", cluster=Cluster(name="c", server="http://h"), user=User(name="u"))
-    assert only(context).served == (Served(name="A b", slug="a-b", is_default=True),)
 
 
 # -- hosts, URLs and paths --

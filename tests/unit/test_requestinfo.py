@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.requestinfo import RequestInfo, app_tail_at, canonical_path, cleaned_target, parse, resolved
+from kproxy.requestinfo import RequestInfo, app_tail_at, cleaned_target, decoded_path, parse, resolved
 
 REDIRECTS = json.loads((Path(__file__).parents[1] / "conformance" / "filter_cases.json").read_text())[
     "redirects"
@@ -177,7 +177,7 @@ def test_resource_requests(method: str, target: str, expected: dict[str, object]
 
     group = "/apis/" in target
     assert found == RequestInfo(
-        path=canonical_path(target.partition("?")[0]),
+        path=resolved(decoded_path(target.partition("?")[0])),
         is_resource_request=True,
         api_version="v1",
         **({"api_group": ""} | expected if not group else expected),  # type: ignore[arg-type]
@@ -202,7 +202,7 @@ def test_resource_requests(method: str, target: str, expected: dict[str, object]
 )
 def test_other_paths_are_no_resources(target: str) -> None:
     """Discovery, health and whatever else has the method for a verb and no resource."""
-    assert parse("GET", target) == RequestInfo(verb="get", path=canonical_path(target))
+    assert parse("GET", target) == RequestInfo(verb="get", path=resolved(decoded_path(target)))
 
 
 def test_an_old_watch_path_without_resource_is_not_misread() -> None:
@@ -222,7 +222,7 @@ def test_any_upgrade_is_long_running(target: str) -> None:
 @given(st.text(WIRE, max_size=3), PATHS, QUERIES)
 def test_every_target_can_be_parsed(method: str, path: str, query: str) -> None:
     """No target raises, and its path is always the canonical one."""
-    assert parse(method, path + query).path == canonical_path(path)
+    assert parse(method, path + query).path == resolved(decoded_path(path))
 
 
 @pytest.mark.parametrize(
@@ -251,13 +251,13 @@ def test_every_target_can_be_parsed(method: str, path: str, query: str) -> None:
 )
 def test_canonical_paths(path: str, canonical: str) -> None:
     """Decoded once, slashes merged, dot segments resolved; `;`, `\\` and control characters stay."""
-    assert canonical_path(path) == canonical
+    assert resolved(decoded_path(path)) == canonical
 
 
 @given(PATHS)
 def test_a_canonical_path_is_decoded_and_clean(path: str) -> None:
     """It equals an independent decoding and normalisation, and resolving it again changes nothing."""
-    canonical = canonical_path(path)
+    canonical = resolved(decoded_path(path))
 
     decoded = unquote_to_bytes(path.encode("latin-1")).decode("utf-8", "replace")
     expected = "/" + posixpath.normpath(decoded).strip("/")

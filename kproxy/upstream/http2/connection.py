@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.upstream.health import Health
@@ -52,6 +52,9 @@ from kproxy.upstream.http2.pulse import Pulse
 from kproxy.upstream.http2.stream import Http2Stream
 from kproxy.wire import MalformedHeadError, ResponseHead
 
+if TYPE_CHECKING:
+    from kproxy.upstream.pool import Pool
+
 MAX_STREAMS = 100
 """How many requests share a connection until the API server says how many it takes; Go assumes it, too."""
 _LAST_STREAM_ID = 1 << 30
@@ -66,31 +69,18 @@ _REFUSALS = (ErrorCode.REFUSED_STREAM, ErrorCode.HTTP_1_1_REQUIRED)
 _BUFFER = memoryview(bytearray(256 * 1024))
 
 
-class Owner(Protocol):
-    """The pool, as its connections know it."""
-
-    max_streams: int
-    """What the API server said last: new connections believe it until they hear otherwise."""
-
-    def forget(self, connection: Http2Connection) -> None:
-        """It is closed."""
-
-    def require_http1(self) -> None:
-        """The API server does not want HTTP/2 for what it was asked."""
-
-
 class Http2Connection(asyncio.BufferedProtocol):
     """States: open; ending (no new streams, closed behind the last one); closed (no transport)."""
 
     def __init__(
         self,
-        owner: Owner,
+        pool: Pool,
         explain: Callable[[Exception], KproxyError],
         opened_with: object,
         loop: asyncio.AbstractEventLoop,
         health: Health,
     ) -> None:
-        self._owner = owner
+        self._pool = pool
         self._explain = explain
         self.opened_with = opened_with
         """The TLS context it was dialled with, by identity: no new stream outlives that."""
@@ -101,7 +91,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._pledged = 0
         """Streams that were handed out, sent or not."""
         self._next_id = 1
-        self._max_streams = owner.max_streams
+        self._max_streams = pool.max_streams
         self._is_ending = False
         self._is_new = True
         self._decoder = Decoder()
@@ -164,6 +154,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     # -- for its streams --
 
     def begin(self, stream: Http2Stream, block: bytes, *, ends: bool) -> None:
+        """Give the stream its number and window, and send its head."""
         stream.id = stream_id = self._next_id
         self._next_id = stream_id + 2
         if stream_id >= _LAST_STREAM_ID:
@@ -205,6 +196,7 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self.close()
 
     def decode(self, block: bytes) -> list[Pair]:
+        """The fields of a header block, each block once and in order."""
         try:
             pairs = self._decoder.decode(block)
         except MalformedBlockError as error:
@@ -215,6 +207,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         return pairs
 
     def known_head(self, block: bytes) -> ResponseHead | None:
+        """The head that the same bytes were before; then they need not be decoded."""
         return self._heads.get(block)
 
     def remember_head(self, block: bytes, head: ResponseHead) -> None:
@@ -381,7 +374,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             says_something = (length or next_flags & END_STREAM) and not next_flags & PADDED
             is_alone = kind != DATA or next_id != stream_id or length > size - end - 9 or not says_something
         try:
-            stream.on_block(self, block, ends=bool(flags & END_STREAM), is_alone=is_alone)
+            stream.on_block(block, ends=bool(flags & END_STREAM), is_alone=is_alone)
         except MalformedHeadError as error:
             self._refuse(stream, error)
 
@@ -401,7 +394,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         code = read_number(payload)
         is_unprocessed = code in _REFUSALS and not stream.has_begun
         if is_unprocessed and code == ErrorCode.HTTP_1_1_REQUIRED:
-            self._owner.require_http1()
+            self._pool.require_http1()
         self.drop(stream)
         # The API server has looked at it: this is no connection that ended while it was idle.
         stream.is_reused = False
@@ -426,7 +419,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def _take_setting(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:
             # One that takes none refuses our one, and somebody is told; otherwise we would dial for ever.
-            self._max_streams = self._owner.max_streams = max(1, value)
+            self._max_streams = self._pool.max_streams = max(1, value)
         elif key == Setting.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW_BYTES:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
@@ -462,7 +455,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         last_id = read_number(payload) & 0x7FFFFFFF
         code = read_number(payload[4:])
         if code == ErrorCode.HTTP_1_1_REQUIRED:
-            self._owner.require_http1()
+            self._pool.require_http1()
         self._is_ending = True
         for stream in [each for each in self._streams.values() if each.id > last_id]:
             self.drop(stream)
@@ -529,7 +522,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._pulse.stop()
-        self._owner.forget(self)
+        self._pool.forget(self)
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.is_over = True

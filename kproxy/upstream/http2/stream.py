@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from kproxy.errors import KproxyError, UpstreamUnreachable
 from kproxy.framing import Body, LengthBody, body_of
@@ -17,38 +17,15 @@ from kproxy.upstream.http2.frames import (
     window_update,
 )
 from kproxy.upstream.http2.heads import head_of, trailers_of, without_body
-from kproxy.upstream.http2.hpack import Pair, encode_fields, encode_request
-from kproxy.wire import Field, MalformedHeadError, ResponseHead
+from kproxy.upstream.http2.hpack import encode_fields, encode_request
+from kproxy.wire import Field, MalformedHeadError
+
+if TYPE_CHECKING:
+    from kproxy.upstream.http2.connection import Http2Connection
 
 MAX_UNSENT_BYTES = 128 * 1024
 """Of an upload that its window or the network holds up; above that the client is not read."""
 _MAX_INTERIMS = 100
-
-
-class Connection(Protocol):
-    """What a stream needs of its connection."""
-
-    send_window_bytes: int
-    is_write_paused: bool
-
-    def begin(self, stream: Http2Stream, block: bytes, *, ends: bool) -> None:
-        """Give the stream its number and window, and send its head."""
-
-    def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None:
-        """Send a header block."""
-
-    def write(self, data: bytes) -> None: ...
-
-    def drop(self, stream: Http2Stream, code: ErrorCode | None = None) -> None:
-        """The stream is over. `code`: it is cut, and the API server must be told. Idempotent."""
-
-    def decode(self, block: bytes) -> list[Pair]:
-        """The fields of a header block, each block once and in order."""
-
-    def known_head(self, block: bytes) -> ResponseHead | None:
-        """The head that the same bytes were before; then they need not be decoded."""
-
-    def remember_head(self, block: bytes, head: ResponseHead) -> None: ...
 
 
 class Http2Stream:
@@ -74,7 +51,7 @@ class Http2Stream:
         "wants_payload",
     )
 
-    def __init__(self, connection: Connection, *, is_reused: bool) -> None:
+    def __init__(self, connection: Http2Connection, *, is_reused: bool) -> None:
         self._connection = connection
         self.is_reused = is_reused
         self.wants_payload = False
@@ -188,9 +165,9 @@ class Http2Stream:
             self._is_stalled = False
             receiver.on_upstream_resumed()
 
-    def on_block(self, connection: Connection, block: bytes, *, ends: bool, is_alone: bool) -> None:
+    def on_block(self, block: bytes, *, ends: bool, is_alone: bool) -> None:
         """A whole header block: an interim or final head, or trailers. Raises MalformedHeadError."""
-        receiver = self._receiver
+        receiver, connection = self._receiver, self._connection
         if self._body is not None:
             fields = connection.decode(block)
             if not ends:

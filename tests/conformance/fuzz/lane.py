@@ -13,7 +13,7 @@ from typing import cast
 
 from kproxy.app import App, Prefixes
 from kproxy.config import Config
-from kproxy.contexts import only
+from kproxy.contexts import Contexts, Served
 from kproxy.filters.policy import Policy
 from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
@@ -215,7 +215,9 @@ class Lane:
         )
         upstreams = Upstreams(
             lambda wanted: open_upstream(wanted, Config(), self.loop),
-            only(context),
+            Contexts(
+                default=context, served=(Served(name=context.name, slug=context.name, is_default=True),)
+            ),
             self.loop,
         )
         self._relay = Relay(self.loop)
