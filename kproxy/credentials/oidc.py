@@ -18,7 +18,6 @@ from collections.abc import Callable, Collection, Coroutine, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote_plus
-from weakref import WeakValueDictionary
 
 import structlog
 
@@ -81,10 +80,9 @@ class OidcIssuer:
         )
 
 
-# Who asks for a session gets the one in use for the same user of the same file.
-_sessions: WeakValueDictionary[tuple[object, ...], OidcSession] = WeakValueDictionary()
-# Those whose tokens are in no file: a context that nobody uses for a while must not cost a login.
-_unsaved: set[OidcSession] = set()
+# Who asks for a session gets the one for the same user of the same file, also when nobody has used it for a
+# while: it knows which refresh-tokens are spent, and may have the one that is not.
+_sessions: dict[tuple[object, ...], OidcSession] = {}
 
 
 def open_issuer(
@@ -201,14 +199,12 @@ class OidcSession:
 
     async def _save(self) -> None:
         """Bring the file up to date, with what an earlier write may have left undone."""
-        _unsaved.add(self)
         if self._store is None or not self._write_back:
             return
         changes = {name: value for name, value in self._tokens.items() if value != self._stored[name]}
         try:
             # In a thread that the end of the process waits for: the refresh-token is good for one use.
             await asyncio.to_thread(self._store.write, changes)
-            _unsaved.discard(self)
         except StoreError as error:
             log.warning(
                 "kubeconfig.write_failed",

@@ -299,7 +299,10 @@ async def test_a_lock_in_the_way_does_not_fail_the_request(
 async def test_an_earlier_copy_of_the_file_does_not_bring_back_a_spent_token(
     login: Login, issuer: OidcIssuer
 ) -> None:
-    """An editor that had the kubeconfig open saves it: the next renewal mends it, no login is needed."""
+    """An editor that had the kubeconfig open saves it: the next renewal mends it, no login is needed.
+
+    Nor when the context was closed meanwhile, as nobody used it.
+    """
     login.write()
     source = login.open()
     contents = []
@@ -310,6 +313,14 @@ async def test_an_earlier_copy_of_the_file_does_not_bring_back_a_spent_token(
     login.path.write_bytes(contents[0])
     await source.get()
     assert len(issuer.issued) == 4
+    await source.close()
+    login.sources.clear()
+    del source
+    gc.collect()
+    login.path.write_bytes(contents[1])
+    login.clock.pass_seconds(4000)
+    await login.open().get()
+    assert len(issuer.issued) == 5
     assert (login.stored["id-token"], login.stored["refresh-token"]) == (
         issuer.issued[-1],
         issuer.refresh_token,
