@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -197,17 +198,12 @@ def _locate(given: tuple[str | None, str] | None, environ: Mapping[str, str]) ->
 def _look_at(path: Path, *, shown: str, origin: str, is_needed: bool) -> ConfigFile:
     # Before it is read, so that whoever watches it misses no change.
     seen = take_snapshot((path,))
-    try:
-        mode = path.stat().st_mode
-    except (OSError, ValueError):
-        return ConfigFile(path=path, shown=shown, origin=origin, seen=seen, is_there=is_needed)
+    is_there, is_lasting = is_needed, True
+    with suppress(OSError, ValueError):
+        is_lasting = stat.S_ISREG(path.stat().st_mode)
+        is_there = True
     return ConfigFile(
-        path=path,
-        shown=shown,
-        origin=origin,
-        seen=seen,
-        is_there=True,
-        is_lasting=stat.S_ISREG(mode),
+        path=path, shown=shown, origin=origin, seen=seen, is_there=is_there, is_lasting=is_lasting
     )
 
 

@@ -8,7 +8,7 @@ rest/transport.go, transport/round_trippers.go, plugin/pkg/client/auth/exec):
     exec                                         header, certificate or both, from a program
     auth-provider oidc                           header; a client certificate goes beside it
 
-Only the modules that a user's fields ask for are imported.
+The modules for exec and oidc are imported where a user's fields ask for them.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from kproxy.credentials.credential import ClientCertificate, Credential, CredentialSource
+from kproxy.credentials.local import CombinedSource, has_certificate, open_local
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy
 
@@ -47,9 +48,6 @@ def open_source(
     Takes the context to be checked (kproxy.kubecontext); raises KubeconfigError for a token that cannot
     stand in a header. What is wrong with files, plugins and issuers is for `get` to raise: it may heal.
     """
-    # Imported here: what these import imports this package for its types.
-    from kproxy.credentials.local import CombinedSource, has_certificate, open_local
-
     user = context.user
     local = open_local(context, monotonic=monotonic)
     if user.token or user.token_file or user.username:

@@ -131,14 +131,27 @@ class FileSource:
         self._credential = _joined(header, pair.certificate if pair is not None else None)
 
 
-class TokenFile:
+class _Watched:
+    """Something in files, and what is wrong with them at the moment."""
+
+    def __init__(self, where: str) -> None:
+        self.problem: str | None = None
+        self._where = where
+
+    def _note(self, cause: str) -> None:
+        """Tell of a problem once, until a read succeeds."""
+        if self.problem is None:
+            self.problem = f"{self._where}: {cause}; kproxy reads it again by itself"
+            log.warning("credential.reload_failed", error=self.problem)
+
+
+class TokenFile(_Watched):
     """A bearer token in a file. A read that fails leaves the last good one in force."""
 
     def __init__(self, path: Path, where: str) -> None:
+        super().__init__(f"{where}: tokenFile {path}")
         self.credential: Credential | None = None
-        self.problem: str | None = None
         self._path = path
-        self._where = where
         self._seen: tuple[int, ...] | None = None
         self._is_read = False
         self._read_at = float("-inf")
@@ -184,14 +197,8 @@ class TokenFile:
         )
         return True
 
-    def _note(self, cause: str) -> None:
-        """Tell of a problem once, until a read succeeds."""
-        if self.problem is None:
-            self.problem = f"{self._where}: tokenFile {self._path}: {cause}; kproxy reads it again by itself"
-            log.warning("credential.reload_failed", error=self.problem)
 
-
-class KeyPair:
+class KeyPair(_Watched):
     """The client certificate and its key, each from a file or from the kubeconfig itself.
 
     A pair that cannot be used leaves the last good one in force: certificate and key are written one
@@ -199,11 +206,10 @@ class KeyPair:
     """
 
     def __init__(self, context: ResolvedContext) -> None:
+        super().__init__(place(context))
         user = context.user
         self.certificate: ClientCertificate | None = None
-        self.problem: str | None = None
         self.is_fixed = user.client_certificate is None and user.client_key is None
-        self._where = place(context)
         self._user = user
         self._certificate_path, self._key_path = user.client_certificate, user.client_key
         self._certificate_pem = user.client_certificate_data or b""
@@ -243,11 +249,6 @@ class KeyPair:
         self.certificate = fresh
         self.problem = None
         return True
-
-    def _note(self, cause: str) -> None:
-        if self.problem is None:
-            self.problem = f"{self._where}: {cause}; kproxy reads it again by itself"
-            log.warning("credential.reload_failed", error=self.problem)
 
 
 class CombinedSource:
