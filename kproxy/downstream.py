@@ -427,17 +427,13 @@ class Downstream(asyncio.Protocol):
         sends_body: bool = True,
     ) -> None:
         """Answer the request at hand from here, and go on to the next one."""
-        if self.head_expects_continue:
+        if self._body is not None and self.head.expects_continue:
             # Whether the client will send its body now or not cannot be known (RFC 9110, 10.1.1).
             self._closes = True
         self.exchange.status = status
         block = answer_block(status, reason, fields, len(body), closes=self._closes, extra=self.extra_fields)
         self.write(block + body if sends_body else block)
         self.finish(keep_alive=True)
-
-    @property
-    def head_expects_continue(self) -> bool:
-        return self._body is not None and self.head.expects_continue
 
     def refuse(self, error: KproxyError, fields: tuple[tuple[str, str], ...] = ()) -> None:
         """Answer the request at hand with an error of ours: a `Status`, or text for whom it says more."""

@@ -373,10 +373,6 @@ class Option:
         """`--no-x` for what is on unless told otherwise, else empty."""
         return "--no-" + self.flag[2:] if self.default is True else ""
 
-    def show(self, value: Any) -> str:
-        """The value for a person to read; a secret's stays hidden."""
-        return "[hidden]" if self.secret and value else self.kind.show(value)
-
 
 def option(default: Any, help: str, group: str, kind: Kind, **more: Any) -> Any:  # noqa: A002 -- as --help
     """A dataclass field that carries an `Option`; `more` are fields of it that are not as usual."""

@@ -227,10 +227,6 @@ class RequestHead:
         value = self.names.get(name)
         return None if value is None else value.decode("latin-1")
 
-    @property
-    def has_body(self) -> bool:
-        return self.is_chunked or bool(self.content_length)
-
 
 def _minor_version(version: bytes) -> int:
     match = _is_version(version)

@@ -9,7 +9,7 @@ from time import monotonic
 
 import structlog
 
-from kproxy.contexts import Contexts, Served, unknown
+from kproxy.contexts import Contexts, Served
 from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.upstream.upstream import Upstream
@@ -135,16 +135,6 @@ class Upstreams:
             seat.upstream is not None and seat.upstream.context != seat.source
             for seat in self.table.seats.values()
         )
-
-    def get(self, name: str) -> Upstream:
-        """The upstream of a served context, opened if need be.
-
-        Raises UnknownContext, and KubeconfigError when its settings are of no use.
-        """
-        seat = self.table.seats.get(name)
-        if seat is None:
-            raise unknown(f'no context "{name}" is served', self.served)
-        return seat.upstream or self.open(seat)
 
     def open(self, seat: Seat) -> Upstream:
         """Open the upstream of a seat that has none. Raises KubeconfigError for settings of no use."""
