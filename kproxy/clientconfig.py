@@ -80,8 +80,10 @@ def _encoded(pem: bytes) -> str:
 
 
 def _quoted(text: str) -> str:
-    # A JSON string is a YAML one; escaped surrogate pairs are the exception.
-    return json.dumps(text, ensure_ascii=False)
+    # A JSON string is a YAML one; escaped surrogate pairs are the exception. The rest may not stand there as
+    # it is (YAML 1.1, 5.1), or would steer the terminal that it is printed on.
+    plain = json.dumps(text, ensure_ascii=False)
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in plain)
 
 
 def reaches(

@@ -18,7 +18,7 @@ import structlog
 from kproxy.admin.overview import Overview
 from kproxy.admin.readiness import Readiness
 from kproxy.downstream import Downstream, Waiting
-from kproxy.errors import BadRequest, KproxyError, NotServed
+from kproxy.errors import BadRequest, KproxyError, NotServed, spelt_out
 from kproxy.log import hide_secrets
 from kproxy.upstream.upstreams import Upstreams
 from kproxy.wire import RequestHead
@@ -246,4 +246,4 @@ class Endpoints:
 
 def _told(problem: str | None) -> str:
     """One line of plain text."""
-    return " ".join(hide_secrets(problem or "").split())
+    return spelt_out(" ".join(hide_secrets(problem or "").split()))

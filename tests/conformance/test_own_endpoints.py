@@ -317,6 +317,18 @@ async def test_readiness_is_what_the_api_server_says(house: House, name: str) ->
     assert set(house.asked()) == {"/readyz"}
 
 
+async def test_what_is_told_of_a_failure_steers_no_terminal(tmp_path: Path) -> None:
+    """Names in a kubeconfig may hold anything, and are printed by curl."""
+    path = kubeconfig(
+        tmp_path, "http://h:1", name="a\x1b[2J\x9b", cluster={"proxy-url": "http://127.0.0.1:1"}
+    )
+    async with Program(kubeconfig=path) as program:
+        async with await RawClient.connect(program.address) as client:
+            response = await client.request("GET", "/-/readyz")
+        assert (response.status, "U+001B" in response.text) == (503, True)
+        assert response.text.replace("\n", "").isprintable()
+
+
 @pytest.mark.parametrize("code", [404, 405])
 async def test_an_api_server_without_readyz_is_asked_for_its_version(house: House, code: int) -> None:
     """Old ones, and gateways before them."""
