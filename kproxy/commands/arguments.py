@@ -147,10 +147,8 @@ class _Parser:
             self._flags.append(_Written(name, word, text))
         elif not known.takes_value:
             self._flags.append(_Written(name, word))
-        elif self._rest:
-            self._flags.append(_Written(name, word, self._rest.pop(0)))
         else:
-            self._flags.append(_Written(name, word, lacks_value=True))
+            self._take_next(name, word)
 
     def _short(self, word: str) -> None:
         letters = word[1:]
@@ -166,11 +164,13 @@ class _Parser:
                 continue
             if letters:
                 self._flags.append(_Written(name, word, letters.removeprefix("=")))
-            elif self._rest:
-                self._flags.append(_Written(name, word, self._rest.pop(0)))
             else:
-                self._flags.append(_Written(name, word, lacks_value=True))
+                self._take_next(name, word)
             return
+
+    def _take_next(self, name: str, word: str) -> None:
+        text = self._rest.pop(0) if self._rest else None
+        self._flags.append(_Written(name, word, text, lacks_value=text is None))
 
     def _skip_value(self, has_value: bool) -> None:
         # What follows an unknown flag is most likely its value: it would only be one more, false, problem.

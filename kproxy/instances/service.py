@@ -89,11 +89,8 @@ def _program() -> tuple[tuple[str, ...], str | None]:
     if os.access(script, os.X_OK):
         return (str(script),), None
     home = str(Path(__file__).resolve().parents[2])
-    return (sys.executable, "-m", "kproxy"), None if _is_installed(home) else home
-
-
-def _is_installed(home: str) -> bool:
-    return Path(home).name in ("site-packages", "dist-packages")
+    is_installed = Path(home).name in ("site-packages", "dist-packages")
+    return (sys.executable, "-m", "kproxy"), None if is_installed else home
 
 
 def _environment(environ: Mapping[str, str]) -> Iterator[tuple[str, str]]:
