@@ -33,6 +33,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_explain",
         "_has_carried",
         "_is_chunked",
+        "_is_read_paused",
         "_pool",
         "_receiver",
         "idle_since",
@@ -51,6 +52,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._buffer = b""
         self._is_chunked = False
         self._has_carried = False
+        self._is_read_paused = False
         self.wants_payload = False
         """Whether the receiver gets what the chunks hold, or the body as it came."""
         self.transport: asyncio.Transport | None = None
@@ -89,13 +91,18 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
+            self._is_read_paused = True
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
+            self._is_read_paused = False
             self.transport.resume_reading()
 
     def release(self) -> None:
+        if self._is_read_paused:
+            # For a client that has yet to read the end of its answer; the next one's must come in.
+            self.resume_reading()
         self._pool.put(self)
 
     def abort(self) -> None:

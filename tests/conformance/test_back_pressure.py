@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import zlib
 
@@ -10,7 +11,7 @@ import pytest
 
 from tests.conformance.conftest import Gateway, big_answer
 from tests.support import proc
-from tests.support.answers import big, big_sha256, head
+from tests.support.answers import answer, big, big_sha256, head
 from tests.support.client import request_bytes
 from tests.support.patience import LAST_RESORT_SECONDS, standstill
 from tests.support.uploads import Upload
@@ -97,6 +98,17 @@ async def test_one_stalled_reader_does_not_stop_the_others(gateway: Gateway) -> 
         await stalled.read_head()
     for _ in range(5):
         assert (await gateway.request(target="/small")).body.size == 10
+
+
+async def test_a_stalled_reader_leaves_a_connection_that_others_can_use(gateway: Gateway) -> None:
+    """The API server has answered, the client has not read: nobody else may wait for it."""
+    gateway.answers(answer(gzip.compress(bytes(SIZE)), headers=[("Content-Encoding", "gzip")]), "/slow")
+    gateway.replies(b"{}")
+    slow = await gateway.connect(receive_buffer_bytes=SMALL_BUFFER)
+    await slow.send(request_bytes("GET", "/slow"))
+    await slow.read_head()
+    assert (await gateway.request()).text == "{}"
+    assert len(gateway.upstream.connections) == 1
 
 
 async def test_a_pipelining_client_that_does_not_read_is_not_read(gateway: Gateway) -> None:
