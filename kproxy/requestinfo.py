@@ -22,6 +22,7 @@ _VERBS = {
 _TUNNELS = frozenset({"exec", "attach", "portforward"})
 
 _ESCAPE = re.compile(rb"%([0-9A-Fa-f]{2})")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _DIRTY = re.compile(r"//|/\.\.?(?:/|\Z)")
 _PROXIED = re.compile(r"/api/v1/(?:namespaces/[^/]+/(?:pods|services)|nodes)/[^/]+/proxy/")
 _NOT_IN_LOCATION = re.compile(r"""[^!-~]|["<>\\^`{|}]""")  # net/url escapes these in a path
@@ -104,7 +105,12 @@ def decoded_path(path: str) -> str:
     """The path with its escapes undone once, as Go's `URL.Path`; a `%` that starts no escape stays."""
     if "%" not in path and path.isascii():
         return path
-    return unescaped(path.encode("latin-1")).decode("utf-8", "replace")
+    return as_go_reads(unescaped(path.encode("latin-1")))
+
+
+def as_go_reads(raw: bytes) -> str:
+    """UTF-8 as text, with one U+FFFD for each byte that is none; Python's `replace` has one for several."""
+    return _NOT_UTF8.sub("\ufffd", raw.decode("utf-8", "surrogateescape"))
 
 
 def unescaped(raw: bytes) -> bytes:

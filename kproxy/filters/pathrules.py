@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from kproxy.requestinfo import app_tail_at, decoded_path, resolved, unescaped
+from kproxy.requestinfo import app_tail_at, as_go_reads, decoded_path, resolved, unescaped
 
 _MAX_DECODINGS = 4
 _AMBIGUOUS = re.compile(r"[%;#\\\x00-\x20\x7f-\xff]|//|/\.|./\Z")
@@ -79,7 +79,7 @@ def _decoded_to_the_end(path: str) -> str:
     raw = path.encode("latin-1")
     for _ in range(_MAX_DECODINGS):
         raw = unescaped(raw)
-    return raw.decode("utf-8", "replace")
+    return as_go_reads(raw)
 
 
 def _without_controls(path: str) -> str:

@@ -70,6 +70,7 @@ ROWS = [
     through("accept-query", "/pods?limit=1", "Without the query.", *LISTS),
     stopped("accept-miss", "/nodes", "Not in the list.", *LISTS),
     stopped("accept-line-feed", "/pods%0A", "Go's $ is the very end.", *LISTS),
+    stopped("accept-no-utf-8", "/x%E2%82a", "Go counts each byte that is no UTF-8.", "--accept-paths=^/x..$"),
     stopped("accept-none", "/api", "An empty list lets nothing through.", "--accept-paths="),
     stopped("reject", "/secret", "--reject-paths.", *LISTS),
     stopped("reject-end", "/a/deep", "Any of the list.", *LISTS),
