@@ -205,6 +205,8 @@ async def test_upstream_that_stopped_listening_refuses_and_comes_back() -> None:
     """Connections that are open stay while new ones are refused, and the port is kept."""
     async with ByteUpstream(answers.answer(b"x")) as upstream:
         async with await RawClient.connect(address(upstream)) as client:
+            # Answered, so accepted: what still waits for that is reset with the listening socket.
+            assert (await client.request("GET", "/")).text == "x"
             await upstream.stop_listening()
             with pytest.raises(ConnectionRefusedError):
                 await RawClient.connect(address(upstream))
