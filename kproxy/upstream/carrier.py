@@ -10,6 +10,9 @@ from kproxy.errors import KproxyError
 from kproxy.framing import Body
 from kproxy.wire import Field, ResponseHead
 
+MAX_INTERIMS = 100
+"""Interim answers to one request; without an end to them there would be none to its work."""
+
 
 class Outgoing:
     """A request head to send; made once for a client that sends the same head again."""

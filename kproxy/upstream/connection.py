@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk
-from kproxy.upstream.carrier import Outgoing, Receiver
+from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
 from kproxy.wire import Field, MalformedHeadError, ResponseHead, find_head
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_buffer",
         "_explain",
         "_has_carried",
+        "_interims",
         "_is_chunked",
         "_is_read_paused",
         "_pool",
@@ -53,6 +54,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._is_chunked = False
         self._has_carried = False
         self._is_read_paused = False
+        self._interims = 0
         self.wants_payload = False
         """Whether the receiver gets what the chunks hold, or the body as it came."""
         self.transport: asyncio.Transport | None = None
@@ -67,6 +69,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def send(self, receiver: Receiver, request: Outgoing, body: bytes, trailers: list[Field] | None) -> None:
         self._receiver = receiver
         self._body = None
+        self._interims = 0
         self._is_chunked = request.is_chunked
         self.is_reused = self._has_carried
         self._has_carried = True
@@ -169,7 +172,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                         receiver.on_upgrade(head, data, self.detach)
                         return
                     else:
-                        receiver.on_interim(head)
+                        self._take_interim(receiver, head)
                     if self._receiver is not receiver:
                         return
             self._feed(receiver, self._body, data)
@@ -177,6 +180,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._fail(UpstreamProtocolError(f"the API server's answer is not HTTP/1.1: {error}"))
         except UpstreamProtocolError as error:
             self._fail(error)
+
+    def _take_interim(self, receiver: Receiver, head: ResponseHead) -> None:
+        self._interims += 1
+        if self._interims > MAX_INTERIMS:
+            raise MalformedHeadError("too many interim answers")
+        receiver.on_interim(head)
 
     def _feed(self, receiver: Receiver, body: Body, data: bytes) -> None:
         payload: list[bytes] | None = [] if self.wants_payload else None

@@ -221,6 +221,15 @@ async def test_early_hints_pass(gateway: Gateway) -> None:
     assert [interim.value("Link") for interim in response.interim] == ["</a>", "</b>"]
 
 
+@pytest.mark.parametrize(("count", "status"), [(100, 200), (101, 502)])
+async def test_interim_answers_come_to_an_end(gateway: Gateway, count: int, status: int) -> None:
+    """An API server that sends them for ever would keep kproxy at work for ever."""
+    early = head(103, [("Link", "</a>")]) * count
+    gateway.answers(script(early + head(200, [("Content-Length", "0")])))
+    response = await gateway.request()
+    assert (response.status, len(response.interim)) == (status, 100)
+
+
 async def test_interim_answers_do_not_reach_http_1_0_clients(gateway: Gateway) -> None:
     """They would take the first head for the answer (RFC 9110, 15.2)."""
     gateway.answers(script(head(103), head(200, [("Content-Length", "2")]) + b"{}"))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from kproxy.errors import KproxyError, UpstreamUnreachable
 from kproxy.framing import Body, LengthBody, body_of
-from kproxy.upstream.carrier import Outgoing, Receiver
+from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
 from kproxy.upstream.http2.frames import (
     DATA,
     END_STREAM,
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 MAX_UNSENT_BYTES = 128 * 1024
 """Of an upload that its window or the network holds up; above that the client is not read."""
-_MAX_INTERIMS = 100
 
 
 class Http2Stream:
@@ -182,7 +181,7 @@ class Http2Stream:
                     raise MalformedHeadError(f"a {head.status} that ends the answer or switches protocols")
                 # They take no window, so that nothing else holds them back when the client does not read.
                 self._interims += 1
-                if self._interims > _MAX_INTERIMS:
+                if self._interims > MAX_INTERIMS:
                     raise MalformedHeadError("too many interim answers")
                 if receiver is not None:
                     receiver.on_interim(head)
