@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 LIMIT_REQUESTS = 4096
 FLUSH_SECONDS = 0.1
+MAX_PAUSE_SECONDS = 1.0
+"""Between two tries when nobody reads: whoever read the log may have gone for good."""
 BATCH = 100
 """Requests formatted at a stretch: half a millisecond, so that a burst delays nobody."""
 _MAX_REMEMBERED, _MAX_REMEMBERED_PATH = 512, 256
@@ -33,6 +35,7 @@ class AccessLog:
         self._loop = loop
         self._queue: deque[Exchange] = deque()
         self._timer: TimerHandle | None = None
+        self._pause_seconds = FLUSH_SECONDS
         self._lost = 0
         self.dropped = 0
         """How many lines were lost, as far as that was told."""
@@ -65,7 +68,10 @@ class AccessLog:
         if self._queue:
             self._timer = self._loop.call_later(0, self._flush)
         elif self._output.is_waiting:
-            self._timer = self._loop.call_later(FLUSH_SECONDS, self._flush)
+            self._timer = self._loop.call_later(self._pause_seconds, self._flush)
+            self._pause_seconds = min(2 * self._pause_seconds, MAX_PAUSE_SECONDS)
+        else:
+            self._pause_seconds = FLUSH_SECONDS
 
     def _write_batch(self) -> None:
         batch = [self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))]

@@ -296,6 +296,28 @@ def test_a_reader_that_has_gone_is_no_error(pipe: tuple[int, int]) -> None:
     assert output.is_waiting
 
 
+def test_a_reader_that_has_gone_is_tried_ever_less() -> None:
+    """Down to once a second: a proxy at rest should not wake a laptop ten times a second."""
+
+    class Loop(asyncio.AbstractEventLoop):
+        def __init__(self) -> None:
+            self.delays: list[float] = []
+
+        def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> Any:
+            self.delays.append(delay)
+            self.callback = callback
+
+    reader, writer = os.pipe()
+    os.close(reader)
+    loop = Loop()
+    with os.fdopen(writer, "wb", 0) as stream:
+        access_log = AccessLog(Output(stream.fileno()), loop)
+        access_log.write(an_exchange())
+        for _ in range(6):
+            loop.callback()
+    assert loop.delays == [0.1, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
 def test_draining_waits_so_long_and_no_longer(pipe: tuple[int, int]) -> None:
     """At the end of the program the reader gets a moment."""
     _, writer = pipe
