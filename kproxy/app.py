@@ -19,7 +19,7 @@ import structlog
 from kproxy.admin.endpoints import PREFIX, Endpoints
 from kproxy.contexts import label_of, split_path, unknown
 from kproxy.downstream import Downstream, Waiting
-from kproxy.errors import BadRequest, KproxyError, NotServed
+from kproxy.errors import BadRequest, KproxyError, NavigationDenied, NotServed, proxy_status
 from kproxy.filters.policy import Policy
 from kproxy.headers import map_target, quote_target
 from kproxy.relay import Relay
@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 
 _MAX_ROUTES = 1024
 _MAX_REMEMBERED_TARGET = 512
+
+_OF_BROWSERS = (
+    b"origin", b"sec-fetch-site", b"sec-fetch-mode", b"sec-fetch-dest", b"sec-fetch-user", b"sec-purpose",
+)  # fmt: skip
 
 _bad_escape = re.compile(r"%(?![0-9A-Fa-f]{2})").search
 
@@ -196,20 +200,31 @@ class App:
         return site
 
     def _check_browser(self, downstream: Downstream, head: RequestHead, site: Site) -> bytes | None:
-        """The CORS lines for the answer; None when it was a preflight, which is answered here."""
+        """The CORS lines for the answer; None when the answer was given here: to a preflight, or a page with
+        a link. Raises Denied and BadRequest.
+        """
+        for name in _OF_BROWSERS if len(head.names) < len(head.fields) else ():
+            if len(head.all_of(name)) > 1:
+                # Whoever looks at the first would judge another request than who looks at the last.
+                raise BadRequest(f"there is more than one {name.decode().title()} header")
         origin = head.text(b"origin")
         denied = self._policy.check_browser(
             method=head.method,
+            path=head.path,
             host=head.host,
             origin=origin,
             fetch_site=head.text(b"sec-fetch-site"),
             fetch_mode=head.text(b"sec-fetch-mode"),
             fetch_dest=head.text(b"sec-fetch-dest"),
+            fetch_user=head.text(b"sec-fetch-user"),
             purpose=head.text(b"sec-purpose"),
             is_upgrade=head.is_upgrade,
             is_tls=downstream.listener.is_tls,
             own_pages_only=site.origin_of is not None or self._is_of_context(origin),
         )
+        if isinstance(denied, NavigationDenied):
+            self._offer_link(downstream, head, denied)
+            return None
         if denied is not None:
             raise denied
         if origin is None or not self._policy.allows_origin(origin):
@@ -240,6 +255,15 @@ class App:
         if head.text(b"access-control-request-private-network") == "true":
             fields.append(("Access-Control-Allow-Private-Network", "true"))
         downstream.answer(204, "No Content", tuple(fields), b"")
+
+    def _offer_link(self, downstream: Downstream, head: RequestHead, denied: NavigationDenied) -> None:
+        # Imported here: most instances are never looked at in a browser.
+        from kproxy.admin.linkpage import FIELDS, render
+
+        page = render(denied.message, head.target).encode()
+        downstream.exchange.proxy_error = denied.proxy_error
+        fields = (*FIELDS, ("Proxy-Status", proxy_status(denied)))
+        downstream.answer(denied.status, "Forbidden", fields, page)
 
     # -- routes --
 

@@ -5,6 +5,7 @@
     ├── KubeconfigError             the same; 502 for a context beside the default one
     ├── BadRequest                  400 (or 405, 431, 501, 505 where the RFC says so)
     ├── Denied                      403, names the rule that refused
+    │   └── NavigationDenied            a browser's window was sent here; the user may go on by hand
     ├── NotServed                   404, no such route here
     │   └── UnknownContext              no such context, or none that is served
     ├── CredentialError             502, never 401/403: clients read those as a verdict on them
@@ -85,6 +86,10 @@ class Denied(KproxyError):
     def __init__(self, rule: str, message: str) -> None:
         self.rule = rule
         super().__init__(message)
+
+
+class NavigationDenied(Denied):
+    """Another site sent the browser here. The user gets a page with a link to the same address."""
 
 
 class NotServed(KproxyError):

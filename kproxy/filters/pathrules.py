@@ -75,6 +75,15 @@ def opens_stream(path: str, verb: str) -> bool:
     return pods >= 0 and path.find(f"/{verb}", pods + len("/pods/")) >= 0
 
 
+def leads_through_proxy(path: str) -> bool:
+    """Whether a reading of a raw path has a segment `proxy`.
+
+    Behind the `proxy` subresource of a service, pod or node, or of an aggregated API (Karmada has one for
+    whole clusters), is somebody's app: there a GET may do anything, and pages open at our origin.
+    """
+    return any("/proxy/" in f"{reading}/" for reading in readings(path)[1])
+
+
 def _decoded_to_the_end(path: str) -> str:
     raw = path.encode("latin-1")
     for _ in range(_MAX_DECODINGS):

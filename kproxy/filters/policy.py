@@ -11,13 +11,20 @@ since browsers ask no leave for WebSockets (RFC 6455 section 10.2) or simple req
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from kproxy.errors import ConfigError, Denied
-from kproxy.filters.pathrules import is_ambiguous, leaves_root, opens_stream, other_spelling, readings
+from kproxy.errors import ConfigError, Denied, NavigationDenied
+from kproxy.filters.pathrules import (
+    is_ambiguous,
+    leads_through_proxy,
+    leaves_root,
+    opens_stream,
+    other_spelling,
+    readings,
+)
 from kproxy.filters.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
 from kproxy.listening import is_loopback
 
@@ -107,11 +114,13 @@ class Policy:
         self,
         *,
         method: str,
+        path: str,
         host: str | None,
         origin: str | None,
         fetch_site: str | None,
         fetch_mode: str | None,
         fetch_dest: str | None,
+        fetch_user: str | None,
         is_upgrade: bool,
         purpose: str | None = None,
         own_pages_only: bool = False,
@@ -122,8 +131,13 @@ class Policy:
         With `own_pages_only` pages of other accepted hosts and ports are refused, too. With `is_tls` the
         request came over TLS, and only an https page can be our own.
 
-        Programs that are no browsers send neither Origin nor Sec-Fetch-Site, and pass. A link or a typed
-        address passes as well: a GET for the whole window, whose answer the other site cannot read.
+        Programs that are no browsers send neither Origin nor Sec-Fetch-Site, and pass. A typed address passes
+        as well, and so does a link that was clicked: a GET for the whole window, whose answer the other site
+        cannot read. `path` is the raw one: behind a `proxy` subresource a click is not enough, since a GET
+        may change something there.
+
+        `fetch_user` is Sec-Fetch-User, `?1` for what a person did. Without it a page may send hundreds of
+        navigations and stop each of them before anybody sees it. Safari never sends it.
 
         `purpose` is Sec-Purpose of the Fetch standard: a request ahead of any click. A page of any site can
         have Chromium make hundreds that nobody sees (speculation rules), and their Sec-Fetch-Site is `none`.
@@ -151,11 +165,23 @@ class Policy:
             and fetch_mode == "navigate"
             and fetch_dest in {None, "document"}
         ):
-            return None
+            return self._check_navigation(path, fetch_user)
         return _denied(
             self.accept_origins,
             f"a page of another site asks for this (Sec-Fetch-Site: {_shown(fetch_site)})"
             + (self._way_in(origin) if origin else "; open the address itself, or use it from a program"),
+        )
+
+    def _check_navigation(self, path: str, fetch_user: str | None) -> NavigationDenied | None:
+        is_too_long = len(path) > MAX_ODD_PATH_BYTES and is_ambiguous(path)
+        if is_too_long or leads_through_proxy(path):
+            reason = "leads behind a /proxy/ of the API server, to an app that a GET may change"
+        elif fetch_user != "?1":
+            reason = "the browser does not say that you clicked (Sec-Fetch-User: ?1)"
+        else:
+            return None
+        return NavigationDenied(
+            self.accept_origins.flag, f"a page of another site sent the browser here, and {reason}"
         )
 
     def allows_origin(self, origin: str) -> bool:
@@ -218,6 +244,12 @@ class Policy:
     def warnings(self, *, has_unix_socket: bool) -> tuple[str, ...]:
         """What a person should know at the start about filters that let much through, or mean little."""
         found: list[str] = []
+        if any(map(self.allows_origin, _nobodys_origins(self.accept_origins))):
+            found.append(
+                f"{self.accept_origins.shown()} accepts pages of sites that anybody may own: what your "
+                "browser opens can read and change all that you can; name the origins that are meant, as in "
+                f"{as_flag('accept-origins', [exactly('https://app.example')])}"
+            )
         if self.disable_filter:
             if not has_unix_socket:
                 found.append(
@@ -273,6 +305,15 @@ class Policy:
         if len(origin) > _MAX_SHOWN or not _ORIGIN.fullmatch(origin.lower()):
             return ""
         return f"; start with {self.accept_origins.widened(exactly(origin.lower()))} to allow them"
+
+
+def _nobodys_origins(rules: Rules) -> Iterator[str]:
+    """Origins of sites that nobody owns, on the ports that the expressions name as well."""
+    ports = {port for rule in rules.rules for port in re.findall(r"[0-9]{1,5}", rule.source)}
+    for host in _NOBODYS_HOSTS:
+        for scheme in _DEFAULT_PORTS:
+            yield f"{scheme}://{host}"
+            yield from (f"{scheme}://{host}:{port}" for port in ports)
 
 
 class _Authority(NamedTuple):

@@ -10,6 +10,7 @@ from tests.support.client import Response, request_bytes
 
 PROGRAM_ARGS = (r"--accept-origins=^https://dev\.example$",)
 SECRETS = "/api/v1/secrets"
+WINDOW = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-Fetch-Dest", "document")]
 WEBSOCKET = [
     ("Connection", "Upgrade"),
     ("Upgrade", "websocket"),
@@ -98,23 +99,56 @@ async def test_what_another_site_embeds_is_refused(gateway: Gateway, mode: str) 
 
 async def test_a_form_of_another_site_is_refused(gateway: Gateway) -> None:
     """A top-level navigation, but a POST."""
-    fields = [
-        ("Sec-Fetch-Site", "cross-site"),
-        ("Sec-Fetch-Mode", "navigate"),
-        ("Sec-Fetch-Dest", "document"),
-    ]
+    fields = [*WINDOW, ("Sec-Fetch-User", "?1")]
     refused(await gateway.request("POST", SECRETS, fields, b"a=b"), "accept-origins")
 
 
 async def test_a_link_passes(gateway: Gateway) -> None:
     """A click in a chat opens the page for the person; the other site reads nothing of it."""
     gateway.answers(answer(b"{}"))
-    fields = [
-        ("Sec-Fetch-Site", "cross-site"),
-        ("Sec-Fetch-Mode", "navigate"),
-        ("Sec-Fetch-Dest", "document"),
-    ]
-    assert (await gateway.request("GET", "/api", fields)).status == 200
+    assert (await gateway.request("GET", "/api", [*WINDOW, ("Sec-Fetch-User", "?1")])).status == 200
+
+
+@pytest.mark.parametrize(
+    ("user", "target"),
+    [
+        ([], "/api/v1/secrets?x=%22"),
+        ([], "/-/"),
+        ([], "/static/"),
+        ([("Sec-Fetch-User", "?1")], "/api/v1/namespaces/n/services/s/proxy/?x"),
+        ([("Sec-Fetch-User", "?1")], "/api/v1/namespaces/n/services/s/%70roxy/x"),
+    ],
+)
+async def test_the_refusal_of_a_window_is_a_page_with_a_link(
+    gateway: Gateway, user: list[tuple[str, str]], target: str
+) -> None:
+    """The user can go on by hand: that click comes from our own origin. In Safari it takes that always."""
+    gateway.answers(answer(b"{}"))
+    client = await gateway.connect()
+    response = await client.request("GET", target, [*WINDOW, *user])
+    assert response.status == 403
+    assert response.value("Content-Type") == "text/html; charset=utf-8"
+    assert f'<a href="{target}">' in response.text
+    assert response.value("Proxy-Status") == 'kproxy; error=http_request_denied; details="accept-origins"'
+    assert response.value("X-Frame-Options") == "DENY"
+    assert gateway.upstream.requests == []
+    by_hand = [("Sec-Fetch-Site", "same-origin"), *WINDOW[1:], ("Sec-Fetch-User", "?1")]
+    assert (await client.request("GET", target, by_hand)).status != 403
+
+
+@pytest.mark.parametrize(
+    "name", ["Origin", "Sec-Fetch-Site", "Sec-Fetch-Mode", "Sec-Fetch-Dest", "Sec-Fetch-User", "Sec-Purpose"]
+)
+@pytest.mark.parametrize("is_upgrade", [False, True])
+async def test_a_field_of_browsers_is_given_once(gateway: Gateway, name: str, is_upgrade: bool) -> None:
+    """Of two, one parser takes the first and another the last; no browser sends two."""
+    values = {"Origin": "http://localhost:8001", "Sec-Fetch-Site": "same-origin"}
+    value = values.get(name, "x")
+    fields = [*(WEBSOCKET if is_upgrade else []), *values.items(), (name, value), (name.lower(), value)]
+    response = await gateway.request("GET", SECRETS, fields, host="localhost:8001")
+    assert response.status == 400
+    assert f"more than one {name} header" in response.json()["message"]
+    assert gateway.upstream.requests == []
 
 
 @pytest.mark.parametrize(

@@ -463,13 +463,33 @@ async def test_what_pages_embed_keeps_to_its_origin(world: World, site: str, hos
 
 
 async def test_a_link_to_an_origin_opens(world: World) -> None:
-    """From the list of contexts, or a chat: a GET for the whole window."""
+    """From the list of contexts, or a chat: a GET for the whole window, by a click."""
+    for site in ("cross-site", "same-site"):
+        fields = [
+            ("Sec-Fetch-Site", site),
+            ("Sec-Fetch-Mode", "navigate"),
+            ("Sec-Fetch-Dest", "document"),
+        ]
+        clicked = [*fields, ("Sec-Fetch-User", "?1")]
+        assert (await world.request("/api", host=origin_of("prod/eu"), headers=clicked)).status == 200
+        assert (await world.request("/api", host=origin_of("prod/eu"), headers=fields)).status == 403
+
+
+@pytest.mark.parametrize("prefix", ["", "/clusters/prod%2Feu"])
+async def test_no_link_opens_an_app(world: World, prefix: str) -> None:
+    """Of no context, at its origin or below /clusters/: the page instead has a link to the same address."""
+    target = f"{prefix}/api/v1/nodes/n/proxy/"
+    host = f"localhost:{PORT}" if prefix else origin_of("prod/eu")
     fields = [
         ("Sec-Fetch-Site", "cross-site"),
         ("Sec-Fetch-Mode", "navigate"),
         ("Sec-Fetch-Dest", "document"),
+        ("Sec-Fetch-User", "?1"),
     ]
-    assert (await world.request("/api", host=origin_of("prod/eu"), headers=fields)).status == 200
+    response = await world.request(target, host=host, headers=fields)
+    assert response.status == 403
+    assert f'<a href="{target}">' in response.text
+    assert world.seen() == {}
 
 
 async def test_accept_origins_opens_a_context_to_a_page(clusters: Landscape, servers: dict[str, Any]) -> None:

@@ -73,38 +73,57 @@ class Page:
     async def open(self, url: str) -> str:
         """Load a page wholly; what the browser then shows as text."""
         await self._call("Page.navigate", url=url)
+        return await self._shown()
+
+    async def follow(self, selector: str) -> str:
+        """Click a link with the mouse, and load what it leads to wholly; what is then shown as text."""
+        place = f"document.querySelector({json.dumps(selector)}).getClientRects()[0]"
+        x, y = await self.run(f"(({{left, top}}) => [left + 1, top + 5])({place})", is_clicked=False)
+        button = {"x": x, "y": y, "button": "left", "clickCount": 1}
+        await self._call("Input.dispatchMouseEvent", type="mousePressed", **button)
+        # Its answer is not waited for: the page may be loaded by then.
+        await self._send("Input.dispatchMouseEvent", type="mouseReleased", **button)
+        return await self._shown()
+
+    async def _shown(self) -> str:
         await self._until(lambda message: message.get("method") == "Page.loadEventFired")
-        shown: str = await self.run("document.documentElement.innerText")
+        shown: str = await self.run("document.documentElement.innerText", is_clicked=False)
         return shown
 
     async def trust_everybody(self) -> None:
         """Open https pages whatever their certificate: as a person who has looked at its fingerprint."""
         await self._call("Security.setIgnoreCertificateErrors", ignore=True)
 
-    async def run(self, expression: str) -> Any:
-        """The value of an expression, which may be a promise. Raises PageError when it throws."""
+    async def run(self, expression: str, *, is_clicked: bool = True) -> Any:
+        """The value of an expression, which may be a promise. Raises PageError when it throws.
+
+        With `is_clicked` as if a person had clicked, so that nothing is held back for want of a gesture.
+        """
         result = await self._call(
             "Runtime.evaluate",
             expression=expression,
             awaitPromise=True,
             returnByValue=True,
-            # As if a person had clicked, so that nothing is held back for want of a gesture.
-            userGesture=True,
+            userGesture=is_clicked,
         )
         if "exceptionDetails" in result:
             raise PageError(result["exceptionDetails"]["exception"].get("description"))
         return result["result"].get("value")
 
-    async def call(self, function: str, *arguments: Any) -> Any:
+    async def call(self, function: str, *arguments: Any, is_clicked: bool = True) -> Any:
         """The value of a function of the page."""
-        return await self.run(f"{function}({', '.join(map(json.dumps, arguments))})")
+        return await self.run(f"{function}({', '.join(map(json.dumps, arguments))})", is_clicked=is_clicked)
 
-    async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+    async def _send(self, method: str, **parameters: Any) -> int:
         number = next(self._numbers)
         message: dict[str, Any] = {"id": number, "method": method, "params": parameters}
         if self._session:
             message["sessionId"] = self._session
         await self._socket.send_json(message)
+        return number
+
+    async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
+        number = await self._send(method, **parameters)
         answer = await self._until(lambda message: message.get("id") == number)
         assert "error" not in answer, f"{method}: {answer['error']}"
         result: dict[str, Any] = answer["result"]

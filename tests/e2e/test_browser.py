@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ import pytest
 from tests.e2e.browser import Chromium, Page
 from tests.e2e.clusters import Api, Cluster, config_map
 from tests.e2e.conftest import Serve
-from tests.support.program import Process, Program
+from tests.support import secrets
+from tests.support.answers import answer
+from tests.support.program import Process, Program, kubeconfig
+from tests.support.upstream import ByteUpstream
 
 PAGES = Path(__file__).parent / "pages"
 
@@ -221,11 +224,70 @@ async def test_a_rebound_name_is_refused(
         assert not [line for line in program.log_events("request.finished") if line["status"] < 400]
 
 
-async def test_a_link_opens_and_shows_nothing_to_the_page(evil_page: Page, demo_proxy: Program) -> None:
-    """A link that fills the window is the user's own wish; the page that had it is gone."""
-    path = "/api/v1/namespaces/default/services/hello"
-    await evil_page.run(f"void (location.href = {json.dumps(demo_proxy.url + path)})")
-    assert await verdict(demo_proxy, path) == 200
+# -- Windows that somebody else's page sends here --
+
+APP = "/api/v1/namespaces/default/services/hello/proxy/delete-all"
+
+
+@pytest.fixture
+async def api_server() -> AsyncIterator[ByteUpstream]:
+    """It tells what has arrived; by `demo_proxy`'s log alone a request could have been sent as well."""
+    async with ByteUpstream(answer(b'{"kind": "Answer"}')) as upstream:
+        yield upstream
+
+
+@pytest.fixture
+async def gate(api_server: ByteUpstream, tmp_path: Path) -> AsyncIterator[Program]:
+    """kproxy in front of it."""
+    config = kubeconfig(tmp_path, api_server, token=secrets.plant("browser-token"))
+    async with Program(kubeconfig=config) as program:
+        yield program
+
+
+@pytest.mark.parametrize("path", ["/api/v1/secrets", APP])
+@pytest.mark.parametrize("way", ["storm", "assign", "refresh", "query"])
+async def test_a_foreign_page_sends_no_window_here(
+    evil_page: Page, gate: Program, api_server: ByteUpstream, way: str, path: str
+) -> None:
+    """location, again and again and stopped at once, meta refresh, and a form: nobody has clicked."""
+    more = [60] if way == "storm" else []
+    await evil_page.run(f"void {way}(...{json.dumps([gate.url + path, *more])})", is_clicked=False)
+    assert await verdict(gate, path) == 403
+    assert api_server.requests == []
+
+
+async def test_a_foreign_page_opens_no_app_in_a_window(
+    evil_page: Page, gate: Program, api_server: ByteUpstream
+) -> None:
+    """Not with a click either: a page that is clicked anywhere may open what it likes."""
+    for number, features in enumerate(("", "noopener")):
+        path = f"{APP}-{number}"
+        await evil_page.run(f"void open('{gate.url}{path}', '_blank', '{features}')")
+        assert await verdict(gate, path) == 403
+    assert api_server.requests == []
+
+
+async def test_a_link_opens(evil_page: Page, gate: Program, api_server: ByteUpstream) -> None:
+    """A click on it is the user's own wish; the page that had it is gone."""
+    await evil_page.call("link", f"{gate.url}/api/v1/pods?limit=5", is_clicked=False)
+    assert await evil_page.follow("a") == '{"kind": "Answer"}'
+    assert [request.target for request in api_server.requests] == ["/api/v1/pods?limit=5"]
+
+
+async def test_a_link_to_an_app_asks_first(evil_page: Page, gate: Program, api_server: ByteUpstream) -> None:
+    """The page instead of it has a link to the same address, which appears late, and then leads there."""
+    target = f"{APP}?a=1&b=%22%3E"
+    await evil_page.call("link", gate.url + target, is_clicked=False)
+    assert "Nothing was sent to the cluster" in await evil_page.follow("a")
+    assert api_server.requests == []
+    assert await evil_page.run("document.links[0].textContent", is_clicked=False) == target
+    shown = "getComputedStyle(document.links[0]).visibility"
+    for when, visibility in (("pause(); it.currentTime = 900", "hidden"), ("finish()", "visible")):
+        script = f"(([it]) => {{ it.{when}; return {shown}; }})(document.getAnimations())"
+        assert await evil_page.run(script, is_clicked=False) == visibility
+    assert await evil_page.follow("a") == '{"kind": "Answer"}'
+    (request,) = api_server.requests
+    assert (request.target, request.value("Sec-Fetch-Site")) == (target, "same-origin")
 
 
 # -- kproxy's own page --

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from kproxy.errors import ConfigError, Denied
+from kproxy.errors import ConfigError, Denied, NavigationDenied
 from kproxy.filters.policy import DEFAULT_ACCEPT_HOSTS, DEFAULT_REJECT_PATHS, Policy
 
 DEFAULT = Policy.compile()
@@ -23,22 +23,26 @@ def browser(
     policy: Policy = DEFAULT,
     *,
     method: str = "GET",
+    path: str = "/api",
     host: str = "localhost:8001",
     origin: str | None = None,
     site: str | None = None,
     mode: str | None = None,
     dest: str | None = None,
+    user: str | None = None,
     purpose: str | None = None,
     is_upgrade: bool = False,
     own_pages_only: bool = False,
 ) -> Denied | None:
     return policy.check_browser(
         method=method,
+        path=path,
         host=host,
         origin=origin,
         fetch_site=site,
         fetch_mode=mode,
         fetch_dest=dest,
+        fetch_user=user,
         purpose=purpose,
         is_upgrade=is_upgrade,
         own_pages_only=own_pages_only,
@@ -546,8 +550,12 @@ def test_a_refused_host_can_be_allowed_as_the_message_says() -> None:
         {"site": "none", "mode": "navigate", "dest": "document"},
         {"site": "same-origin", "mode": "no-cors", "dest": "script"},
         {"site": "same-origin", "mode": "navigate", "dest": "document", "purpose": "prefetch"},
-        {"site": "cross-site", "mode": "navigate", "dest": "document"},
-        {"site": "cross-site", "mode": "navigate"},
+        {"site": "cross-site", "mode": "navigate", "dest": "document", "user": "?1"},
+        {"site": "cross-site", "mode": "navigate", "user": "?1"},
+        {"site": "none", "mode": "navigate", "dest": "document", "path": f"{APP}/"},
+        {"site": "same-origin", "mode": "navigate", "dest": "document", "path": f"{APP}/"},
+        # Another port of this machine: its pages may send everything anyway.
+        {"site": "same-site", "mode": "navigate", "dest": "document", "path": f"{APP}/"},
     ],
 )
 def test_programs_own_pages_and_links_pass(request_: dict[str, Any]) -> None:
@@ -577,10 +585,10 @@ def test_programs_own_pages_and_links_pass(request_: dict[str, Any]) -> None:
         {"origin": "http://127.1"},
         {"site": "cross-site"},
         {"site": "cross-site", "mode": "no-cors", "dest": "script"},
-        {"site": "cross-site", "mode": "navigate", "dest": "iframe"},
-        {"site": "cross-site", "mode": "navigate", "dest": "document", "method": "POST"},
-        {"site": "cross-site", "mode": "navigate", "dest": "document", "is_upgrade": True},
-        {"site": "cross-site", "mode": "navigate", "dest": "document", "purpose": "prefetch"},
+        {"site": "cross-site", "mode": "navigate", "dest": "iframe", "user": "?1"},
+        {"site": "cross-site", "mode": "navigate", "dest": "document", "user": "?1", "method": "POST"},
+        {"site": "cross-site", "mode": "navigate", "dest": "document", "user": "?1", "is_upgrade": True},
+        {"site": "cross-site", "mode": "navigate", "dest": "document", "user": "?1", "purpose": "prefetch"},
         {"site": "none", "mode": "navigate", "dest": "document", "purpose": "prefetch;prerender"},
         {"site": "Cross-Site", "mode": "cors", "dest": "empty"},
         {"site": "none, cross-site", "mode": "cors"},
@@ -595,6 +603,49 @@ def test_what_pages_of_other_sites_ask_for_is_refused(request_: dict[str, Any]) 
 
         assert denied is not None
         assert denied.rule == "accept-origins"
+        assert not isinstance(denied, NavigationDenied)
+
+
+WINDOW = {"site": "cross-site", "mode": "navigate", "dest": "document"}
+
+
+@pytest.mark.parametrize("policy", [DEFAULT, DISABLED, Policy.compile(accept_origins=".*")])
+@pytest.mark.parametrize("user", [None, "", "?0", "1", "?1, ?1"])
+def test_a_window_that_nobody_clicked_is_refused(policy: Policy, user: str | None) -> None:
+    """Whatever the flags: no Origin says which page it was."""
+    assert isinstance(browser(policy, **WINDOW, user=user), NavigationDenied)
+
+
+@pytest.mark.parametrize(
+    ("path", "passes"),
+    [
+        ("/api/v1/namespaces/n/services/proxy-x", True),
+        ("/api/v1/namespaces/n/pods/p/log", True),
+        (APP, False),
+        (f"{APP}/", False),
+        (f"{APP}/a/b", False),
+        ("/api/v1/namespaces/n/pods/https:p:8443/proxy/", False),
+        ("/api/v1/nodes/n/proxy/run/n/p/c", False),
+        ("/api/v1/proxy/nodes/n/", False),
+        ("/k8s/clusters/c-1/api/v1/namespaces/n/services/s/proxy/", False),
+        ("/clusters/dev/api/v1/nodes/n/proxy/", False),
+        ("/apis/cluster.karmada.io/v1alpha1/clusters/m/proxy/api", False),
+        (f"/api//v1/../v1{APP.removeprefix('/api/v1')}/", False),
+        ("/api/v1/nodes/n/%70roxy/", False),
+        ("/api/v1/nodes/n/%2570roxy/", False),
+        ("/api/v1/nodes/n%2Fproxy%2Fx", False),
+        ("/api/v1/nodes/n/proxy;v=1/x", False),
+        ("/api/v1/nodes/n\\proxy\\x", False),
+        ("/api/v1/nodes/n/pro%0Axy/", False),
+        ("/api/v1/nodes/n/proxy%3Fx", False),
+        ("/a" * 5000, True),
+        (f"/{'%41' * 5000}", False),
+    ],
+)
+def test_a_click_opens_no_app(path: str, passes: bool) -> None:
+    """Behind a proxy in any reading of the path; nor what is too long to be read in all ways."""
+    denied = browser(**WINDOW, user="?1", path=path)
+    assert denied is None if passes else isinstance(denied, NavigationDenied)
 
 
 @pytest.mark.parametrize(
@@ -702,6 +753,7 @@ def test_messages_carry_little_of_the_request_and_nothing_that_steers_a_terminal
         Policy.compile(reject_methods=".|^$").check_request(text, "/"),
         browser(origin=text),
         browser(site="x" + text),
+        browser(**WINDOW, user=text, path="/" + text),
     ]
 
     for denied in refusals:
@@ -724,12 +776,20 @@ def test_messages_carry_little_of_the_request_and_nothing_that_steers_a_terminal
         (
             {"accept_hosts": "^*$", "accept_origins": "a$,"},
             False,
-            ["--accept-hosts: in '^*$' the `*`", "--accept-origins: an empty expression"],
+            [
+                "--accept-origins='a$,' accepts pages of sites that anybody may own",
+                "--accept-hosts: in '^*$' the `*`",
+                "--accept-origins: an empty expression",
+            ],
         ),
         (
             {"accept_hosts": r"^app\.example,^b$", "accept_origins": r"https://app\.example,.*"},
             False,
-            [r"--accept-hosts: '^app\.example' also", r"--accept-origins: 'https://app\.example' also"],
+            [
+                r"--accept-origins='https://app\.example,.*' accepts pages of sites",
+                r"--accept-hosts: '^app\.example' also",
+                r"--accept-origins: 'https://app\.example' also",
+            ],
         ),
         ({"reject_methods": "POST"}, False, []),
         ({"reject_methods": "POST", "reject_paths": "^/x"}, False, ["--reject-methods does not stop exec"]),
@@ -741,6 +801,41 @@ def test_warnings_at_the_start(flags: dict[str, Any], has_unix_socket: bool, beg
 
     assert len(found) == len(begins)
     assert all(text.startswith(begin) for text, begin in zip(found, begins, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("expression", "is_wide"),
+    [
+        (".*", True),
+        ("^.*$", True),
+        (".", True),
+        ("", False),
+        ("^https?://", True),
+        ("^http://.*", True),
+        ("^https://.*$", True),
+        ("//", True),
+        (":3000$", True),
+        (r"^https?://[^/]+:8443$", True),
+        (r"^http://\d", True),
+        (r"^http://\[", True),
+        ("[a-z]", True),
+        (r"^https://app\.example$", False),
+        (r"^https://[a-z]+\.app\.example(:\d+)?$", False),
+        (r"^http://192\.168\.", False),
+        (r"^http://localhost:3000$", False),
+        ("^vscode-webview://", False),
+    ],
+)
+@pytest.mark.parametrize("disable_filter", [False, True])
+def test_a_warning_of_origins_that_anybody_may_own(
+    expression: str, is_wide: bool, disable_filter: bool
+) -> None:
+    """Told with --disable-filter too, which does not turn the guard off."""
+    policy = Policy.compile(accept_origins=expression, disable_filter=disable_filter)
+
+    warnings = policy.warnings(has_unix_socket=False)
+
+    assert any("sites that anybody may own" in warning for warning in warnings) is is_wide
 
 
 def test_every_expression_that_cannot_be_compiled_is_told_at_once() -> None:
@@ -808,6 +903,8 @@ def test_only_own_pages_may_embed() -> None:
     assert browser(site="same-origin", mode="no-cors", own_pages_only=True) is None
     assert browser(site="none", mode="navigate", own_pages_only=True) is None
     link = {"site": "same-site", "mode": "navigate"}
-    assert browser(**link, dest="document", own_pages_only=True) is None
-    assert browser(**link, dest="iframe", own_pages_only=True) is not None
-    assert browser(**link, dest="document", own_pages_only=True, method="POST") is not None
+    assert browser(**link, dest="document", own_pages_only=True, user="?1") is None
+    assert browser(**link, dest="document", own_pages_only=True) is not None
+    assert browser(**link, dest="document", own_pages_only=True, user="?1", path=f"{APP}/") is not None
+    assert browser(**link, dest="iframe", own_pages_only=True, user="?1") is not None
+    assert browser(**link, dest="document", own_pages_only=True, user="?1", method="POST") is not None

@@ -51,6 +51,8 @@ def guarded(id: str, why: str, *lines: str, method: str = "GET") -> Row:  # noqa
     )
 
 
+NAVIGATION = ("Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document")
+
 MINE = r"--accept-hosts=^my\.host$,example"
 OPEN = ("--accept-hosts=^.*$", "--reject-paths=")
 
@@ -188,9 +190,7 @@ ROWS = [
     Row(
         id="browser-link",
         why="A link on another page may lead here; that page reads nothing.",
-        send=get(
-            "/api", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"
-        ),
+        send=get("/api", *NAVIGATION, "Sec-Fetch-User: ?1"),
         sees=passes(),
     ),
     Row(
@@ -201,6 +201,7 @@ ROWS = [
     ),
     guarded("other-page", "A form of any page can do this.", "Origin: http://evil.com", method="POST"),
     guarded("null-origin", "Sandboxed frames send this.", "Origin: null", method="POST"),
+    guarded("unclicked", "`location = ...` of any page, stopped at once.", *NAVIGATION),
     guarded("script", "<script> and <img>.", "Sec-Fetch-Site: cross-site", "Sec-Fetch-Mode: no-cors"),
     guarded(
         "preflight",
