@@ -60,6 +60,9 @@ _PROXIES = ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
 
 _TLS = ("tls_certificate", "tls_key", "tls_self_signed")
 
+_NOT_HANDED_ON = frozenset(option.variable for option in OPTIONS if option.secret)
+"""Our own credentials: the command has the proxy, which stands between it and them."""
+
 
 class NotRun(KproxyError):
     """The command could not be started."""
@@ -319,7 +322,7 @@ def _become(argv: Sequence[str], told: int, reported: int) -> None:
         os.execvpe(  # noqa: S606 -- it is the very command that was asked for
             program,
             [program, *(each.replace(PLACEHOLDER, address) for each in arguments)],
-            {**os.environ, **variables},
+            {name: value for name, value in os.environ.items() if name not in _NOT_HANDED_ON} | variables,
         )
     except OSError as error:
         os.write(reported, str(error.errno).encode())

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from kproxy.config import OPTIONS
 from tests.e2e.clusters import Cluster
 from tests.support import proc, secrets
 from tests.support.program import KPROXY, ROOT, Process, ended, kubeconfig
@@ -102,6 +103,23 @@ def test_the_environment_of_the_command(tmp_path: Path, runtime: Path) -> None:
     assert found["clusters"] == [{"name": "test", "cluster": {"server": url}}]
     assert found["users"] == [{"name": "kproxy", "user": {}}]
     assert process.stderr == "600\n700\n"
+
+
+def test_no_credential_of_ours_is_handed_on(tmp_path: Path, runtime: Path) -> None:
+    """What is secret among the settings is gone from the command's environment; nothing else is."""
+    config = kubeconfig(tmp_path, "http://127.0.0.1:1")
+    settings = {option.variable: secrets.plant(option.name) for option in OPTIONS if option.secret}
+    assert {"KPROXY_TOKEN", "KPROXY_PASSWORD"} <= set(settings)
+    # Each alone: kproxy refuses two ways to authenticate.
+    for name, value in settings.items():
+        variables = {name: value, "KPROXY_USERNAME": "me", "KPROXY_V": "-1", "MY_TOKEN": "as it was"}
+        if name == "KPROXY_TOKEN":
+            del variables["KPROXY_USERNAME"]
+        # The test fails as well when a planted secret is in the output.
+        process = ran(f"--kubeconfig={config}", "--", "env", runtime=runtime, **variables)
+        found = dict(line.split("=", 1) for line in process.stdout.splitlines())
+        assert name not in found
+        assert variables.items() - found.items() == {(name, value)}
 
 
 @needs_kubectl
