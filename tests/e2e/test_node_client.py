@@ -1,4 +1,4 @@
-"""The Node client `@kubernetes/client-node` through kproxy: lists, an informer, exec.
+"""The Node client `@kubernetes/client-node` through kproxy, by the file of `kproxy kubeconfig`.
 
 Its packages are installed once, by npm and the lock file, into pytest's cache folder.
 """
@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.clusters import Api, Cluster, config_map
-from tests.support.program import Process, Program
+from tests.support.program import KPROXY, Process, Program, ended
 
 HERE = Path(__file__).parent / "node"
 NODE, NPM = shutil.which("node"), shutil.which("npm")
@@ -49,11 +49,14 @@ def scripts(pytestconfig: pytest.Config) -> Path:
 
 
 @pytest.fixture
-def script(scripts: Path) -> Script:
+def script(scripts: Path, tmp_path: Path) -> Script:
     """script(program, "list.mjs", ...): that script for that kproxy, to be started by `with`."""
 
     def made(program: Program, name: str, *arguments: str, stdin: str = "") -> Process:
-        env = {"KPROXY_URL": program.url, "KPROXY_INPUT": stdin, "NODE_NO_WARNINGS": "1"}
+        config = tmp_path / f"{program.port}.kubeconfig"
+        if not config.exists():
+            ended("kubeconfig", f"--port={program.port}", f"--output={config}")
+        env = {"KUBECONFIG": str(config), "KPROXY_INPUT": stdin}
         return Process(["node", str(scripts / name), *arguments], env=env, cwd=scripts)
 
     return made
@@ -75,6 +78,12 @@ def said(*value: Any) -> str:
 def test_the_life_of_an_object(script: Script, proxy: Program, namespace: str) -> None:
     """create, patch, a conflict, delete, not found."""
     assert lines(script(proxy, "life.mjs", namespace)) == [{"a": "1", "b": "2"}, 409, 404]
+
+
+def test_below_kproxy_run(scripts: Path, demo: Cluster) -> None:
+    """A script finds the kubeconfig of `kproxy run` by itself."""
+    run = [*KPROXY, "run", f"--kubeconfig={demo.kubeconfig}", "--", "node", str(scripts / "list.mjs")]
+    assert all(isinstance(page, list) for page in lines(Process([*run, "default"], cwd=scripts)))
 
 
 def test_a_list_in_pages(script: Script, proxy: Program, namespace: str, api: Api) -> None:

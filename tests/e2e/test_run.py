@@ -100,7 +100,9 @@ def test_the_environment_of_the_command(tmp_path: Path, runtime: Path) -> None:
     assert url.startswith("http://127.0.0.1:")
     found = yaml.safe_load(text)
     assert found["current-context"] == "test"
-    assert found["clusters"] == [{"name": "test", "cluster": {"server": url}}]
+    assert found["clusters"] == [
+        {"name": "test", "cluster": {"server": url, "insecure-skip-tls-verify": True}}
+    ]
     assert found["users"] == [{"name": "kproxy", "user": {}}]
     assert process.stderr == "600\n700\n"
 

@@ -47,6 +47,15 @@ def test_kproxy_reads_it_too(tmp_path: Path) -> None:
     assert base64.b64encode(b"pem").decode() in path.read_text()
 
 
+@pytest.mark.parametrize(
+    ("server", "skips"), [("http://h", True), ("https://h", False), ("unix:/run/s", False)]
+)
+def test_only_without_tls_there_is_nothing_to_verify(server: str, skips: bool) -> None:
+    """Node's client takes plain http with this word only; over TLS it would be a hole."""
+    text = client_kubeconfig([Reach(name="a", server=server)], "a")
+    assert ("insecure-skip-tls-verify: true" in text) is skips
+
+
 def test_the_current_context_is_one_of_them() -> None:
     """A kubeconfig that leads nowhere is never made."""
     with pytest.raises(AssertionError):

@@ -1,17 +1,11 @@
-// What the tests need of a client: one for the address in KPROXY_URL, without any credential.
-// It takes plain HTTP only with skipTLSVerify.
+// What the tests need of a client: one for the kubeconfig in KUBECONFIG, which is taken as it is.
 import * as k8s from '@kubernetes/client-node';
 
 export { k8s };
 
 export function kubeConfig() {
   const config = new k8s.KubeConfig();
-  config.loadFromOptions({
-    clusters: [{ name: 'kproxy', server: process.env.KPROXY_URL, skipTLSVerify: true }],
-    users: [{ name: 'nobody' }],
-    contexts: [{ name: 'kproxy', cluster: 'kproxy', user: 'nobody' }],
-    currentContext: 'kproxy',
-  });
+  config.loadFromDefault();
   return config;
 }
 
