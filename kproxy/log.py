@@ -68,8 +68,17 @@ class Output:
     The descriptor is left in blocking mode: it is shared with the shell and other programs.
     """
 
-    def __init__(self, descriptor: int, make_room: Callable[[int], None] | None = None) -> None:
-        """`make_room` is told how many bytes come next, and may put another file behind the descriptor."""
+    def __init__(
+        self,
+        descriptor: int,
+        make_room: Callable[[int], None] | None = None,
+        place: str = "kproxy's stderr",
+    ) -> None:
+        """`make_room` is told how many bytes come next, and may put another file behind the descriptor.
+
+        `place` says to a person where the lines are.
+        """
+        self.place = place
         self.is_json = True
         self.is_quiet = False
         """Whether warnings and errors alone are written."""
@@ -133,15 +142,16 @@ def configure(
     verbosity: int,
     stream: TextIO | None = None,
     make_room: Callable[[int], None] | None = None,
+    place: str = "kproxy's stderr",
 ) -> Output:
     """Send every log line of the process, Python libraries' too, to `stream` (stderr unless given).
 
-    `make_room` as `Output` has it.
+    `make_room` and `place` as `Output` has them.
     """
     target = stream or cast("TextIO | None", sys.stderr)
     # With `2>&-` descriptor 2 soon belongs to a socket, which is no place for a log.
     descriptor = target.fileno() if target else os.open(os.devnull, os.O_WRONLY)
-    output = Output(descriptor, make_room)
+    output = Output(descriptor, make_room, place)
     adjust(output, log_format, verbosity)
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, _LibraryHandler)]:
@@ -161,10 +171,24 @@ def adjust(output: Output, log_format: str, verbosity: int) -> None:
     structlog.configure(
         processors=list(_json_processors() if output.is_json else _console_processors(is_terminal)),
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(file=cast("TextIO", output)),
+        logger_factory=_LoggerFactory(output),
         # A logger that was kept would go on as it was.
         cache_logger_on_first_use=False,
     )
+
+
+class _LoggerFactory(structlog.WriteLoggerFactory):
+    """Remembers where its loggers write."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__(file=cast("TextIO", output))
+        self.output = output
+
+
+def current_output() -> Output:
+    """Where log lines go, for what other programs say on our behalf; stderr unless configured."""
+    factory = structlog.get_config()["logger_factory"]
+    return factory.output if isinstance(factory, _LoggerFactory) else Output(2)
 
 
 def _json_processors() -> Iterator[Processor]:
@@ -211,6 +235,7 @@ _SECRET_VALUE = re.compile(
       | (?P<field>(?:token|passw|secret)[\w-]{0,64}["']?(?:=|["']:\s*)["']?)[^\s"'&,;}]+
       | (?P<userinfo>://)[^/\s"']+(?=@)
       | (?<![\w-])eyJ[\w-]{6,}\.[\w.-]+                                       # a JSON web token
+      | (?<![\w-])(?:k8s-aws-v1\.|ya29\.|sha256~)[\w.-]+          # tokens for EKS, GKE and OpenShift
       | -----BEGIN[A-Z ]*PRIVATE\ KEY-----.*?(?:-----END[A-Z ]*-----|\Z)
     """,
     re.IGNORECASE | re.VERBOSE | re.DOTALL,
@@ -228,7 +253,7 @@ def redact(_logger: object, _method: str, event_dict: EventDict) -> EventDict:
 def _without_secrets(key: str, value: object) -> object:
     if value is None or isinstance(value, bool | int | float):
         return value
-    if _SECRET_KEY.search(key):
+    if names_secret(key):
         return HIDDEN
     if isinstance(value, Mapping):
         return {str(each): _without_secrets(str(each), item) for each, item in value.items()}
@@ -241,6 +266,11 @@ def _without_secrets(key: str, value: object) -> object:
 def hide_secrets(text: str) -> str:
     """The text without what looks like a credential in it."""
     return _SECRET_VALUE.sub(_hidden, text)
+
+
+def names_secret(key: str) -> bool:
+    """Whether the name of a field or variable says that its value is a secret."""
+    return _SECRET_KEY.search(key) is not None
 
 
 def _hidden(match: re.Match[str]) -> str:

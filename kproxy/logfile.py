@@ -1,6 +1,6 @@
 """The log file of an instance in the background: a descriptor whose file is exchanged when it has grown.
 
-The descriptor stays the same one, stderr, so that exec plugins and Python itself write to the right file.
+The descriptor stays the same one, stderr, so that Python itself writes to the right file.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ class LogFileError(KproxyError):
 class LogFile:
     """`NAME` in an open folder; one older file is kept as `NAME.1`."""
 
-    def __init__(self, folder: int, name: str, max_bytes: int, descriptor: int = 2) -> None:
-        """`descriptor` becomes the file with `take_over`, and is what everybody goes on writing to."""
+    def __init__(
+        self, folder: int, name: str, max_bytes: int, descriptor: int = 2, place: str | None = None
+    ) -> None:
+        """`descriptor` becomes the file with `take_over`, and is what everybody goes on writing to.
+
+        `place` is the whole path, for messages.
+        """
+        self.place = place or name
         self._folder = folder
         self._name = name
         self._max_bytes = max_bytes

@@ -81,8 +81,12 @@ def run(
     ConfigError with every problem found before that, ListenError when the address cannot be had, and
     KeyboardInterrupt when a signal came first.
     """
-    make_room = log_file.make_room if log_file is not None else None
-    output = configure(config.log_format, config.verbosity, make_room=make_room)
+    if log_file is None:
+        output = configure(config.log_format, config.verbosity)
+    else:
+        output = configure(
+            config.log_format, config.verbosity, make_room=log_file.make_room, place=log_file.place
+        )
     with contextlib.closing(new_loop()) as loop:
         try:
             return loop.run_until_complete(

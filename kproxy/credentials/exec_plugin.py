@@ -1,7 +1,8 @@
 """Exec plugins: the program that a user entry names is run and prints a credential.
 
 Rules: client-go plugin/pkg/client/auth/exec/exec.go, KEP-541. On purpose unlike it: a plugin that hangs is
-ended, --exec-path is searched after PATH, and a terminal is passed on only while kproxy is in its foreground.
+ended, --exec-path is searched after PATH, a terminal is passed on only while kproxy is in its foreground, and
+what it says on stderr is kept for the error.
 """
 
 from __future__ import annotations
@@ -11,22 +12,29 @@ import contextlib
 import os
 import signal
 from asyncio.subprocess import DEVNULL, Process
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from functools import partial
+from io import FileIO
 from itertools import chain
 
 from kproxy.credentials.credential import ClientCertificate, Credential, bearer
 from kproxy.credentials.exec_credential import ExecStatus, exec_info, parse_output
+from kproxy.credentials.exec_stderr import PluginErrors
 from kproxy.credentials.expiry import certificate_life, earliest, token_life
 from kproxy.errors import KubeconfigError, spelt_out, start_advice
 from kproxy.kube.kubeconfig import Cluster, ExecConfig
 from kproxy.kube.kuberc import PluginPolicy
+from kproxy.log import HIDDEN, current_output, hide_secrets, names_secret
 from kproxy.tls import check_pair
 
 # After SIGTERM; SSO plugins have a listener and a browser tab to say goodbye to.
 GRACE_SECONDS = 2.0
 # For what is still in the pipe when the plugin has ended; a daemon it left behind may hold it open for ever.
 DRAIN_SECONDS = 1.0
+ERRORS_DRAIN_SECONDS = 0.1
 LIMIT_BYTES = 1 << 20
+# Shorter values of variables as DEBUG_TOKENS=1 are no secrets.
+MIN_SECRET_CHARS = 8
 
 _HELP = """\
 It looks like you are trying to use a client-go credential plugin that is not installed.
@@ -64,6 +72,13 @@ class ExecPlugin:
         self._policy = policy
         self._environ = environ
         self._clock = clock
+        self._errors: PluginErrors | None = None
+        """Of the last run; None when it has our terminal for itself."""
+
+    @property
+    def last_words(self) -> str:
+        """The last lines that it said on stderr."""
+        return self._errors.last()[0] if self._errors is not None else ""
 
     async def run(self) -> Credential:
         """Run it once. Raises PluginError. Cancelled, it leaves nothing running."""
@@ -71,7 +86,7 @@ class ExecPlugin:
         try:
             return self._credential(parse_output(output, self._config.api_version))
         except ValueError as error:
-            raise PluginError(str(error)) from None
+            raise PluginError(f"{error}{self._what_it_says()}") from None
 
     def _credential(self, status: ExecStatus) -> Credential:
         """The credential of `status`. Raises ValueError when it cannot be used."""
@@ -101,44 +116,53 @@ class ExecPlugin:
         environment = self._environment(is_interactive)
         loop = asyncio.get_running_loop()
         output = _Output(loop)
-        # A pipe of our own: with asyncio's, the end of the plugin does not show before the end of the
+        shown = current_output()
+        # A plugin that can ask gets the terminal as it is: some look whether stderr is one, too.
+        is_inherited = is_interactive and shown.is_terminal
+        errors = PluginErrors(loop, shown, partial(_hidden, secrets=_secrets(environment)))
+        self._errors = None if is_inherited else errors
+        # Pipes of our own: with asyncio's, the end of the plugin does not show before the end of the
         # pipe, which a daemon that it leaves behind may hold open for ever.
-        read_end, write_end = os.pipe()
-        with os.fdopen(write_end, "wb", 0) as writer:
-            transport, _ = await loop.connect_read_pipe(lambda: output, os.fdopen(read_end, "rb", 0))
-            with contextlib.closing(transport):
-                try:
-                    process = await asyncio.create_subprocess_exec(
-                        program,
-                        *self._config.args,
-                        stdin=None if is_interactive else DEVNULL,
-                        stdout=writer,
-                        env=environment,
-                        # A session of its own, to end it with its children. With the terminal it stays
-                        # in ours: in another one it could not read from it.
-                        start_new_session=not is_interactive,
-                    )
-                except OSError as error:
-                    raise PluginError(self._start_failure(program, error)) from None
-                writer.close()
-                code = await self._exit_code(process, program, has_own_session=not is_interactive)
+        async with _pipe(output) as writer, _pipe(errors) as errors_writer:
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    program,
+                    *self._config.args,
+                    stdin=None if is_interactive else DEVNULL,
+                    stdout=writer,
+                    stderr=None if is_inherited else errors_writer,
+                    env=environment,
+                    # A session of its own, to end it with its children. With the terminal it stays
+                    # in ours: in another one it could not read from it.
+                    start_new_session=not is_interactive,
+                )
+            except OSError as error:
+                raise PluginError(self._start_failure(program, error)) from None
+            writer.close()
+            errors_writer.close()
+            code = await self._exit_code(process, has_own_session=not is_interactive)
+            if code == 0:
                 await asyncio.wait((output.ended,), timeout=DRAIN_SECONDS)
+            await asyncio.wait((errors.ended,), timeout=ERRORS_DRAIN_SECONDS)
+        if code is None:
+            raise PluginError(
+                f"exec: executable {program} did not end within {self._timeout_seconds:g} s and was "
+                "stopped; if it waits for a login, finish that sooner or raise --exec-timeout"
+                f"{self._what_it_says()}"
+            )
         if code != 0:
             raise PluginError(self._exit_failure(program, code))
         if output.is_too_long:
             raise PluginError(f"exec: executable {program} printed more than {LIMIT_BYTES >> 20} MiB")
         return bytes(output.data)
 
-    async def _exit_code(self, process: Process, program: str, *, has_own_session: bool) -> int:
-        """Wait for the end of the plugin, which comes in any case."""
+    async def _exit_code(self, process: Process, *, has_own_session: bool) -> int | None:
+        """Wait for the end of the plugin, which comes in any case; None when it was made to."""
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 return await process.wait()
         except TimeoutError:
-            raise PluginError(
-                f"exec: executable {program} did not end within {self._timeout_seconds:g} s and was "
-                "stopped; if it waits for a login, finish that sooner or raise --exec-timeout"
-            ) from None
+            return None
         finally:
             if process.returncode is None:
                 await _end(process, has_own_session=has_own_session)
@@ -218,13 +242,48 @@ class ExecPlugin:
             with contextlib.suppress(ValueError):
                 ending = f"was ended by signal {-code} ({signal.Signals(-code).name})"
         return (
-            f"exec: executable {program} {ending}; what it had to say is on kproxy's stderr. "
-            "Log in again the way it wants, or run it by hand to see"
+            f"exec: executable {program} {ending}; log in again the way it wants, or run it by hand to see"
+            f"{self._what_it_says()}"
         )
+
+    def _what_it_says(self) -> str:
+        """The end of a message: its last words, and where there is more."""
+        if self._errors is None:
+            return "; what it says is on kproxy's terminal"
+        words, is_all = self._errors.last()
+        place = current_output().place
+        if not words:
+            return "; it says nothing on stderr" if is_all else f"; what it says is in {place}"
+        return f"; it says:\n{words}" + ("" if is_all else f"\n(there is more in {place})")
 
     def _hint(self) -> str:
         hint = spelt_out(self._config.install_hint)
         return f"\n\n{hint}" if hint else ""
+
+
+@contextlib.asynccontextmanager
+async def _pipe(protocol: asyncio.Protocol) -> AsyncIterator[FileIO]:
+    """The writing end of a pipe that `protocol` reads."""
+    read_end, write_end = os.pipe()
+    with os.fdopen(write_end, "wb", 0) as writer:
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: protocol, os.fdopen(read_end, "rb", 0)
+        )
+        with contextlib.closing(transport):
+            yield writer
+
+
+def _secrets(environment: Mapping[str, str]) -> list[str]:
+    """What a plugin may repeat that must not be shown."""
+    return [
+        value for name, value in environment.items() if len(value) >= MIN_SECRET_CHARS and names_secret(name)
+    ]
+
+
+def _hidden(text: str, secrets: list[str]) -> str:
+    for secret in secrets:
+        text = text.replace(secret, HIDDEN)
+    return hide_secrets(text)
 
 
 class _Output(asyncio.Protocol):

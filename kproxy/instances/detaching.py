@@ -81,9 +81,8 @@ def _be_the_daemon(
         for descriptor in (0, 1, 2):
             os.dup2(null, descriptor)
         os.close(null)
-        log_file = LogFile(
-            folder.descriptor, folder.log_files(launch.name)[-1].name, launch.config.log_max_bytes
-        )
+        path = folder.log_files(launch.name)[-1]
+        log_file = LogFile(folder.descriptor, path.name, launch.config.log_max_bytes, place=str(path))
         log_file.take_over()
         sys.stderr = os.fdopen(2, "w", buffering=1, errors="backslashreplace", closefd=False)
         for variable in SUPERVISOR_VARIABLES:

@@ -21,7 +21,10 @@ from kproxy.kube.kubecontext import resolve
 from tests.conformance.conftest import Gateway, Pki
 from tests.support import secrets
 from tests.support.answers import Step, answer, head, script
+from tests.support.api_server import exec_user
 from tests.support.client import RawClient, request_bytes
+from tests.support.exec_plugin import Plugin
+from tests.support.oidc_issuer import jwt
 from tests.support.pki import CA
 from tests.support.program import Program, ended, kubeconfig
 from tests.support.upstream import ByteUpstream
@@ -214,6 +217,35 @@ async def test_the_password_of_a_proxy_is_not_shown(tmp_path: Path, pki: Pki) ->
         await RawClient.connect(program.address) as client,
     ):
         assert "502" in await shown(client, request_bytes("GET", "/api"))
+
+
+async def test_what_a_plugin_says_is_shown_without_secrets(tmp_path: Path, pki: Pki) -> None:
+    """In the answer, the log and status: a debug line of a plugin holds what it has sent and got."""
+    plugin = Plugin(tmp_path / "plugin")
+    variable, *said = (secrets.plant(name) for name in ("env", "bearer", "field", "json", "url", "jwt"))
+    token = jwt(sub=said[4])
+    lines = [
+        "debug: CLIENT_SECRET is $CLIENT_SECRET",
+        f"> Authorization: Bearer {said[0]}",
+        f"> POST /token refresh_token={said[1]}&grant_type=refresh_token",
+        f'< {{"access_token": "{said[2]}"}}',
+        f"via https://me:{said[3]}@proxy.example.com",
+        f"got {token} and k8s-aws-v1.{secrets.plant('eks')}",
+        "Run: acme login",
+    ]
+    plugin.does("cat >&2 <<END\n" + "\n".join(lines) + "\nEND\nexit 1")
+    user = {"exec": exec_user(plugin, env=[{"name": "CLIENT_SECRET", "value": variable}])}
+    config = kubeconfig(tmp_path, "https://127.0.0.1:1", ca_pem=pki.ca.pem, user=user)
+    async with (
+        Program("-v=8", kubeconfig=config) as program,
+        await RawClient.connect(program.address) as client,
+    ):
+        for target in ("/api", "/-/status"):
+            text = await shown(client, request_bytes("GET", target))
+            assert ("Run: acme login" in text, "CLIENT_SECRET is [hidden]" in text) == (True, True)
+        # The log is looked through at the end.
+        assert "> Authorization: Bearer [hidden]\n" in program.stderr
+        assert token not in program.stderr
 
 
 async def test_reprs_show_no_secret(tmp_path: Path) -> None:
