@@ -213,9 +213,12 @@ class RelayedRequest:
             _check_hops(self.downstream.head, upstream)
             if self._retries > 1:
                 await asyncio.sleep(RETRY_SECONDS * 4 ** (self._retries - 2))
-            if credential is None:
-                credential = await upstream.credential()
-            block = upstream.credential_block(credential)
+            if credential is None and has_own_authorization(self.downstream.head):
+                await upstream.present_certificate()
+                block = b""
+            else:
+                credential = credential or await upstream.credential()
+                block = upstream.credential_block(credential)
             if self.downstream.head.is_upgrade:
                 # It may not meet a connection that died while idle: it cannot be sent twice.
                 carrier = await upstream.connector.open_connection()
@@ -356,10 +359,13 @@ class RelayedRequest:
     def on_head(self, head: ResponseHead, body: Body, *, is_alone: bool) -> bool:
         if self._continue_timer is not None:
             self._stop_continue_timer()
-        if head.status == 401 and self._may_renew():
-            self._held = head
-            self._pending = b""
-            return False
+        if head.status == 401:
+            if self._may_renew():
+                self._held = head
+                self._pending = b""
+                return False
+        elif not self._renews_once and head.status < 500 and self._credential is not None:
+            self.upstream.confirm(self._credential)
         answer = self._begin_answer(head, body)
         if answer is None:
             return False
@@ -373,9 +379,8 @@ class RelayedRequest:
         if credential is None or not self._renews_once or has_own_authorization(self.downstream.head):
             return False
         self._renews_once = False
-        self.upstream.invalidate(credential)
-        can_be_sent_again = self._replay is not None and self._body_is_complete
-        return can_be_sent_again and self.upstream.current_credential() is not credential
+        is_renewed = self.upstream.invalidate(credential)
+        return is_renewed and self._replay is not None and self._body_is_complete
 
     def _begin_answer(self, head: ResponseHead, body: Body) -> Answer | None:
         """None when the answer is not for the client."""
@@ -483,7 +488,7 @@ class RelayedRequest:
         stale = self._credential
         assert stale is not None
         try:
-            credential = await self.upstream.credential()
+            credential = await self.upstream.credential(stale)
             is_other = (
                 credential.authorization != stale.authorization
                 or credential.certificate is not stale.certificate

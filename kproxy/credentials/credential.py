@@ -46,24 +46,59 @@ class Credential:
         return self.expires_at - 0.1 * (self.expires_at - self.issued_at)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Renewal:
+    """How the renewal of a credential stands, for people."""
+
+    waiting_for: str | None = None
+    """The program or host that is being asked for a credential."""
+    waiting_seconds: float = 0.0
+    last_words: str = ""
+    """What that program said last, in lines; perhaps where to log in."""
+    problem: str | None = None
+    """Why the last one failed."""
+
+    @property
+    def waiting(self) -> str | None:
+        """The state of one that is under way."""
+        return f"waiting for {self.waiting_for}, {self.waiting_seconds:.0f} s" if self.waiting_for else None
+
+
+NO_RENEWAL = Renewal()
+
+
 class CredentialSource(Protocol):
     """Hands out one context's credential and renews it. Everything runs on the event loop's thread."""
 
     def current(self) -> Credential | None:
         """A credential that is good now, else None: then ask `get`. Called for every request."""
 
-    async def get(self) -> Credential:
+    async def get(self, refused: Credential | None = None) -> Credential:
         """A credential that is good now, renewed once for all who wait. Raises CredentialError.
 
+        For one that was `refused`, after `invalidate`: what comes of its renewal. The same object, or another
+        one with the same content, says that the API server's 401 is the answer.
         A caller that is cancelled leaves the renewal running for the others.
         """
 
-    def invalidate(self, credential: Credential) -> None:
-        """The API server answered 401 to `credential`: renew it, unless a newer one is at hand already.
+    async def certificate(self) -> ClientCertificate | None:
+        """What is to be had to go beside a client's own Authorization, without much waiting and errors."""
 
-        If `get` then returns the same object, or another one with the same content, nothing newer is to
-        be had and the API server's 401 is the answer.
+    def invalidate(self, credential: Credential) -> bool:
+        """There was a 401 to `credential`; tell whether a newer one is at hand or on its way.
+
+        It stays in force until there is one, or it ends: the 401 may come from behind the API server, as
+        from a service or a webhook, and say nothing about it.
         """
+
+    def confirm(self, credential: Credential) -> None:
+        """A request that had got 401 before was accepted with this one."""
+
+    def discard(self, credential: Credential) -> None:
+        """Never hand it out again: the kubeconfig has somebody else's login now."""
+
+    def renewal(self) -> Renewal:
+        """How the renewal stands. Asking changes nothing."""
 
     async def close(self) -> None:
         """End the renewal that may be running. The source is of no use afterwards."""

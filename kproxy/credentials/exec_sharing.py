@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from weakref import WeakValueDictionary
@@ -16,7 +17,7 @@ from weakref import WeakValueDictionary
 from kproxy.credentials.credential import Content, Credential, place
 from kproxy.credentials.exec_plugin import ExecPlugin, PluginError
 from kproxy.credentials.expiry import schedule
-from kproxy.errors import ExecPluginError
+from kproxy.errors import ExecPluginError, spelt_out
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kuberc import PluginPolicy
 
@@ -24,9 +25,16 @@ from kproxy.kube.kuberc import PluginPolicy
 class PluginIssuer:
     """The issuer of one context."""
 
-    def __init__(self, shared: SharedPlugin, where: str) -> None:
+    gives_certificates = True
+
+    def __init__(self, shared: SharedPlugin, name: str, where: str) -> None:
+        self.name = name
         self._shared = shared
         self._where = where
+
+    @property
+    def last_words(self) -> str:
+        return self._shared.last_words
 
     async def issue(self, avoid: Collection[Content]) -> Credential:
         """Raises ExecPluginError. The plugin cannot be told what to `avoid`: the protocol has no field."""
@@ -72,7 +80,8 @@ def open_plugin(
             clock=clock,
         )
         shared = _plugins[key] = SharedPlugin(plugin, clock)
-    return PluginIssuer(shared, f'{place(context)}: exec plugin "{config.command}"')
+    where = f'{place(context)}: exec plugin "{config.command}"'
+    return PluginIssuer(shared, spelt_out(os.path.basename(config.command)), where)
 
 
 class SharedPlugin:
@@ -84,6 +93,10 @@ class SharedPlugin:
         self._last: Credential | None = None
         self._refresh_at = float("-inf")
         self._run: _Run | None = None
+
+    @property
+    def last_words(self) -> str:
+        return self._plugin.last_words
 
     async def credential(self, avoid: Collection[Content]) -> Credential:
         """One that is not near its end: the last, or that of a run. Raises PluginError."""

@@ -14,7 +14,15 @@ from pathlib import Path
 
 import structlog
 
-from kproxy.credentials.credential import ClientCertificate, Credential, CredentialSource, bearer, place
+from kproxy.credentials.credential import (
+    NO_RENEWAL,
+    ClientCertificate,
+    Credential,
+    CredentialSource,
+    Renewal,
+    bearer,
+    place,
+)
 from kproxy.credentials.expiry import Life, certificate_life, earliest, token_life
 from kproxy.errors import CredentialFileError, KubeconfigError
 from kproxy.headers import basic_authorization
@@ -57,11 +65,23 @@ class StaticSource:
     def current(self) -> Credential | None:
         return self._credential
 
-    async def get(self) -> Credential:
+    async def get(self, refused: Credential | None = None) -> Credential:
         return self._credential
 
-    def invalidate(self, credential: Credential) -> None:
+    async def certificate(self) -> ClientCertificate | None:
+        return self._credential.certificate
+
+    def invalidate(self, credential: Credential) -> bool:
+        return False
+
+    def confirm(self, credential: Credential) -> None:
         return
+
+    def discard(self, credential: Credential) -> None:
+        return
+
+    def renewal(self) -> Renewal:
+        return NO_RENEWAL
 
     async def close(self) -> None:
         return
@@ -94,16 +114,31 @@ class FileSource:
             self._look(insist=False)
         return self._credential
 
-    async def get(self) -> Credential:
+    async def get(self, refused: Credential | None = None) -> Credential:
         credential = self.current()
         if credential is None:
-            problems = [part.problem for part in (self._token, self._pair) if part and part.problem]
-            raise CredentialFileError("; ".join(problems))
+            raise CredentialFileError(self._problem())
         return credential
 
-    def invalidate(self, credential: Credential) -> None:
+    async def certificate(self) -> ClientCertificate | None:
+        return self._pair.certificate if self._pair is not None else None
+
+    def invalidate(self, credential: Credential) -> bool:
         if credential is self._credential:
             self._look(insist=True)
+        return credential is not self._credential
+
+    def confirm(self, credential: Credential) -> None:
+        return
+
+    def discard(self, credential: Credential) -> None:
+        return
+
+    def renewal(self) -> Renewal:
+        return Renewal(problem=self._problem() or None)
+
+    def _problem(self) -> str:
+        return "; ".join(part.problem for part in (self._token, self._pair) if part and part.problem)
 
     async def close(self) -> None:
         return
@@ -266,14 +301,30 @@ class CombinedSource:
             return None
         return self._join(header, certificate)
 
-    async def get(self) -> Credential:
-        return self._join(await self._header.get(), await self._certificate.get())
+    async def get(self, refused: Credential | None = None) -> Credential:
+        header = self._parts[0] if self._parts is not None and refused is self._credential else None
+        return self._join(await self._header.get(header), await self._certificate.get())
 
-    def invalidate(self, credential: Credential) -> None:
+    async def certificate(self) -> ClientCertificate | None:
+        return await self._certificate.certificate()
+
+    def invalidate(self, credential: Credential) -> bool:
+        if credential is not self._credential or self._parts is None:
+            return True
+        header, certificate = self._parts
+        is_other = self._certificate.invalidate(certificate)
+        return self._header.invalidate(header) or is_other
+
+    def confirm(self, credential: Credential) -> None:
         if credential is self._credential and self._parts is not None:
-            header, certificate = self._parts
-            self._header.invalidate(header)
-            self._certificate.invalidate(certificate)
+            self._header.confirm(self._parts[0])
+
+    def discard(self, credential: Credential) -> None:
+        if credential is self._credential and self._parts is not None:
+            self._header.discard(self._parts[0])
+
+    def renewal(self) -> Renewal:
+        return self._header.renewal()
 
     async def close(self) -> None:
         await self._header.close()

@@ -60,7 +60,11 @@ class Refused(Exception):
 class OidcIssuer:
     """The issuer of one context. A user's contexts share the session: a refresh-token may serve only once."""
 
+    gives_certificates = False
+    last_words = ""
+
     def __init__(self, session: OidcSession, where: str, clock: Callable[[], float]) -> None:
+        self.name = session.host
         self._session = session
         self._where = where
         self._clock = clock
@@ -125,6 +129,8 @@ class OidcSession:
     ) -> None:
         config = provider.config
         self._issuer_url = config["idp-issuer-url"]
+        # Without the password that any URL may hold.
+        self.host = self._issuer_url.partition("://")[2].partition("/")[0].rpartition("@")[2] or "the issuer"
         self._client_id = config["client-id"]
         self._client_secret = config.get("client-secret", "")
         self._authority_path = config.get("idp-certificate-authority", "")

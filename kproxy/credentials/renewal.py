@@ -1,4 +1,6 @@
-"""The life of a credential that is issued and expires: kept, renewed ahead of its end, replaced after a 401.
+"""The life of a credential that is issued and expires: kept, renewed ahead of its end and after a 401.
+
+What is in use stays in use until another one comes or it ends, whatever becomes of its renewals.
 
 Works on demand only: without requests nothing runs, and a laptop that wakes up renews at its first request.
 """
@@ -8,12 +10,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
 
 import structlog
 
-from kproxy.credentials.credential import ClientCertificate, Content, Credential
+from kproxy.credentials.credential import ClientCertificate, Content, Credential, Renewal
 from kproxy.credentials.expiry import format_timestamp, schedule
 from kproxy.errors import CredentialError
 
@@ -21,11 +24,12 @@ from kproxy.errors import CredentialError
 RETRY_SECONDS = 1.0
 # A streak of failures is told once in this time.
 WARNING_SECONDS = 60.0
-# What was issued because of a 401 may be refused as well, and the next one too. So many are issued at
-# once; after that with pauses that double, until there was no 401 for a while.
-PROMPT_ANSWERS = 3
-LONGEST_PAUSE_SECONDS = 10.0
-STREAK_SECONDS = 60.0
+# A 401 renews the credential, but may be about something else: a service behind the API server, say. Until a
+# renewal has helped, the pauses between those that a 401 starts double up to this.
+LONGEST_PAUSE_SECONDS = 60.0
+# How long requests that nobody has refused are held up by the first such renewal, in the hope of a better
+# credential; and those with an Authorization of their own by a plugin that may have a certificate for them.
+PATIENCE_SECONDS = 5.0
 REMEMBERED_REJECTIONS = 4
 
 log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
@@ -33,6 +37,14 @@ log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
 
 class Issuer(Protocol):
     """Where fresh credentials come from."""
+
+    name: str
+    """Who is asked, in a word."""
+    gives_certificates: bool
+
+    @property
+    def last_words(self) -> str:
+        """What it said last, in lines."""
 
     async def issue(self, avoid: Collection[Content]) -> Credential:
         """A credential, not with one of the contents to `avoid` if that can be helped.
@@ -58,24 +70,29 @@ class RenewingSource:
         self._clock = clock
         self._monotonic = monotonic
         self._closed = False
-        # The credential in use, None before the first and after a rejection.
+        # The credential in use, None before the first one.
         self._credential: Credential | None = None
         # Up to this time (clock) `current` has nothing to decide; never later than `_unusable_at`.
         self._refresh_at = float("-inf")
         self._unusable_at = float("-inf")
+        # When the renewal ahead of its end is due.
+        self._due_at = float("-inf")
         self._certificate: ClientCertificate | None = None
         # The renewal under way, and what the last one came to. Until `_settled_until` (monotonic) that
         # is also the answer to those who come without a credential at hand.
         self._renewal: asyncio.Task[None] | None = None
+        self._renewing_since = float("-inf")
         self._outcome: Credential | CredentialError | None = None
         self._settled_until = float("-inf")
+        # Whether a 401 is a reason for that renewal, and up to when all requests wait for it (monotonic).
+        self._is_doubted = False
+        self._held_up_until = float("-inf")
+        # How many renewals after a 401 were in vain, one after the other, and from when on (monotonic) the
+        # next one may begin.
+        self._vain = 0
+        self._next_doubt_at = float("-inf")
         self._rejected: deque[Content] = deque(maxlen=REMEMBERED_REJECTIONS)
         self._rejections = 0
-        self._rejected_at = float("-inf")
-        self._streak = 0
-        self._adopted_at = float("-inf")
-        # Up to when the answer to the last rejection stands even if it is rejected, too.
-        self._answered_until = float("-inf")
         self._warned_at = float("-inf")
 
     def current(self) -> Credential | None:
@@ -83,8 +100,11 @@ class RenewingSource:
             return self._credential
         return self._ageing()
 
-    async def get(self) -> Credential:
-        while (credential := self.current()) is None:
+    async def get(self, refused: Credential | None = None) -> Credential:
+        while True:
+            credential = self.current()
+            if credential is not None and credential is not refused:
+                return credential
             if self._closed:
                 raise CredentialError(
                     f'context "{self._context_name}": its credentials are closed, as the kubeconfig changed '
@@ -92,29 +112,66 @@ class RenewingSource:
                 )
             renewal = self._renewal
             if renewal is None:
+                if credential is not None:
+                    return credential  # refused, and nothing newer is to be had
                 if self._monotonic() < self._settled_until:
                     return self._last()
                 renewal = self._begin()
             # Not awaited itself: a caller that is cancelled must not cancel it for the others.
-            await asyncio.wait((renewal,))
-            if not renewal.cancelled():
+            await asyncio.wait((renewal,), timeout=self._patience_seconds() if refused is None else None)
+            if renewal.done() and not renewal.cancelled():
                 renewal.result()
-                return self._last()
-        return credential
+                if refused is not None or self.current() is None:
+                    return self._last()
 
-    def invalidate(self, credential: Credential) -> None:
-        if credential is not self._credential:
-            return
-        self._credential = None
-        self._refresh_at = self._unusable_at = float("-inf")
-        self._rejected.append(credential.content)
-        self._rejections += 1
+    async def certificate(self) -> ClientCertificate | None:
+        issuer, outcome = self._issuer, self._outcome
+        # One that failed is not asked once more for somebody who may not need it.
+        has_none = isinstance(outcome, CredentialError) or (
+            outcome is not None and outcome.certificate is None
+        )
+        if issuer is not None and issuer.gives_certificates and not has_none:
+            with suppress(CredentialError, TimeoutError):
+                async with asyncio.timeout(self._patience_left()):
+                    return (await self.get()).certificate
+        return self._certificate
+
+    def invalidate(self, credential: Credential) -> bool:
+        if credential is not self._credential or self._is_doubted:
+            return True
         now = self._monotonic()
-        # One that was good for a while was not refused from the start: it is no part of a streak.
-        is_next = now < self._rejected_at + STREAK_SECONDS and now < self._adopted_at + RETRY_SECONDS
-        self._streak = self._streak + 1 if is_next else 1
-        self._rejected_at = now
-        self._settled_until = max(self._settled_until, self._answered_until)
+        if self._closed or now < self._next_doubt_at:
+            return False
+        self._reject(credential)
+        self._is_doubted = True
+        # `current` has something to decide until that is settled.
+        self._refresh_at = float("-inf")
+        self._held_up_until = float("-inf") if self._vain else now + PATIENCE_SECONDS
+        if self._renewal is None:
+            self._begin()
+        return True
+
+    def confirm(self, credential: Credential) -> None:
+        if credential is self._credential:
+            self._vain = 0
+            self._next_doubt_at = float("-inf")
+
+    def discard(self, credential: Credential) -> None:
+        if credential is self._credential:
+            self._reject(credential)
+            self._credential = None
+            self._refresh_at = self._unusable_at = float("-inf")
+
+    def renewal(self) -> Renewal:
+        problem = str(self._outcome) if isinstance(self._outcome, CredentialError) else None
+        if self._renewal is None or self._issuer is None:
+            return Renewal(problem=problem)
+        return Renewal(
+            waiting_for=self._issuer.name,
+            waiting_seconds=self._monotonic() - self._renewing_since,
+            last_words=self._issuer.last_words,
+            problem=problem,
+        )
 
     async def close(self) -> None:
         self._closed = True
@@ -131,7 +188,24 @@ class RenewingSource:
             return None
         if self._renewal is None and not self._closed:
             self._begin()
+        elif self._is_doubted and self._monotonic() < self._held_up_until:
+            return None
         return credential
+
+    def _patience_seconds(self) -> float | None:
+        """How long to wait for the renewal under way; None where there is nothing else to be had."""
+        if self._credential is None or self._clock() >= self._unusable_at:
+            return None
+        return max(0.0, self._held_up_until - self._monotonic())
+
+    def _patience_left(self) -> float:
+        """The same for those who can do without a credential."""
+        since = self._renewing_since if self._renewal is not None else self._monotonic()
+        return max(0.0, since + PATIENCE_SECONDS - self._monotonic())
+
+    def _reject(self, credential: Credential) -> None:
+        self._rejected.append(credential.content)
+        self._rejections += 1
 
     def _last(self) -> Credential:
         if isinstance(self._outcome, CredentialError):
@@ -141,6 +215,7 @@ class RenewingSource:
         return self._outcome
 
     def _begin(self) -> asyncio.Task[None]:
+        self._renewing_since = self._monotonic()
         self._renewal = asyncio.get_running_loop().create_task(self._renew())
         return self._renewal
 
@@ -160,13 +235,17 @@ class RenewingSource:
             self._succeed(fresh, started_at)
         finally:
             self._renewal = None
+            if self._is_doubted:
+                self._is_doubted = False
+                pause = min(RETRY_SECONDS * 2 ** min(self._vain, 10), LONGEST_PAUSE_SECONDS)
+                self._next_doubt_at = self._monotonic() + pause
+                self._vain += 1
 
     def _to_avoid(self) -> Collection[Content]:
         return {*self._rejected, *([self._credential.content] if self._credential is not None else [])}
 
     def _succeed(self, fresh: Credential, started_at: float) -> None:
         now = self._clock()
-        self._answered_until = started_at + self._pause(fresh, started_at)
         plan = schedule(now, fresh.expires_at)
         used = self._credential
         if now >= plan.unusable_at:
@@ -183,8 +262,8 @@ class RenewingSource:
             self._put_off(now)
             return
         self._outcome = self._credential = self._with_known_certificate(fresh)
-        self._refresh_at, self._unusable_at = plan.refresh_at, plan.unusable_at
-        self._adopted_at = self._monotonic()
+        self._refresh_at = self._due_at = plan.refresh_at
+        self._unusable_at = plan.unusable_at
         log.info(
             "credential.refreshed",
             context=self._context_name,
@@ -204,19 +283,11 @@ class RenewingSource:
             expires_at=format_timestamp(used.expires_at) if used is not None else None,
         )
 
-    def _pause(self, fresh: Credential, started_at: float) -> float:
-        """How long nothing newer is asked for should the API server refuse `fresh`."""
-        pause = RETRY_SECONDS if fresh.content in self._rejected else 0.0
-        if self._streak >= PROMPT_ANSWERS and started_at < self._rejected_at + STREAK_SECONDS:
-            doubled = RETRY_SECONDS * 2 ** min(self._streak - PROMPT_ANSWERS, 10)
-            pause = max(pause, min(doubled, LONGEST_PAUSE_SECONDS))
-        return pause
-
     def _put_off(self, now: float) -> None:
-        """The credential in use stays; the next try is halfway to its end."""
+        """The credential in use stays; the next try is when it is due, or else halfway to its end."""
         if self._credential is not None:
             wait = max((self._unusable_at - now) / 2, RETRY_SECONDS)
-            self._refresh_at = min(now + wait, self._unusable_at)
+            self._refresh_at = self._due_at if now < self._due_at else min(now + wait, self._unusable_at)
 
     def _with_known_certificate(self, fresh: Credential) -> Credential:
         """`fresh`, with the known certificate object if it is the same: its connections stay good then."""

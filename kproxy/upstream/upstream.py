@@ -10,7 +10,7 @@ from typing import Protocol
 
 import structlog
 
-from kproxy.credentials import Credential, CredentialSource
+from kproxy.credentials import Credential, CredentialSource, Renewal
 from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError, CredentialError
 from kproxy.headers import Impersonation, authorization_block
@@ -104,7 +104,7 @@ class Upstream:
         credential, login = self._source.current(), _id_token(context)
         is_news = login != _id_token(self.context)
         if is_news and credential is not None and credential.authorization != f"Bearer {login}":
-            self._source.invalidate(credential)
+            self._source.discard(credential)
             is_changed = True
         self.context = context
         return is_changed
@@ -129,13 +129,27 @@ class Upstream:
 
     # -- what may wait --
 
-    async def credential(self) -> Credential:
-        """A credential that is good now. Raises CredentialError."""
-        return await self._source.get()
+    async def credential(self, refused: Credential | None = None) -> Credential:
+        """A credential that is good now, or what comes for one that was `refused`. Raises CredentialError."""
+        return await self._source.get(refused)
 
-    def invalidate(self, credential: Credential) -> None:
-        """The API server answered 401 to it. Known by identity, so that a newer one is not thrown away."""
-        self._source.invalidate(credential)
+    def invalidate(self, credential: Credential) -> bool:
+        """There was a 401 to it; tell whether another one is at hand or on its way."""
+        return self._source.invalidate(credential)
+
+    def confirm(self, credential: Credential) -> None:
+        """A request that had got 401 before was accepted with it."""
+        self._source.confirm(credential)
+
+    async def present_certificate(self) -> None:
+        """Show on new connections what there is to go beside a client's own Authorization.
+
+        As in kubectl our certificate stays; but whatever is wrong with it, such a client does not need it.
+        """
+        certificate = await self._source.certificate()
+        with suppress(ConfigError):
+            if self.connector.present(certificate):
+                self._cut_on_rotation()
 
     # -- its life --
 
@@ -143,6 +157,16 @@ class Upstream:
     def known_credential(self) -> Credential | None:
         """The one last used, for who wants to tell of it: unlike `current_credential` this renews nothing."""
         return self._credential
+
+    @property
+    def has_valid_credential(self) -> bool:
+        """Whether the one last used has not ended, as far as can be told."""
+        known = self._credential
+        return known is not None and (known.expires_at is None or time.time() < known.expires_at)
+
+    def renewal(self) -> Renewal:
+        """How the renewal of the credential stands. Asking changes nothing."""
+        return self._source.renewal()
 
     def credential_kind(self, credential: Credential | None) -> str:
         """What `credential` is; without one, where the first will come from."""

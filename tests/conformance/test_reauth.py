@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import math
 import os
 import signal
 import time
@@ -214,6 +216,65 @@ async def test_a_plugin_that_fails_leaves_the_401(rotating: Rotating, program: P
     assert (await ask(program)).status == 200
 
 
+SERVICE = "/api/v1/namespaces/ns/services/s/proxy/login"
+REFUSAL = script(head(401, [("WWW-Authenticate", "Basic"), ("Content-Length", "4")]) + b"who?")
+
+
+@pytest.mark.parametrize("behaviour", ["echo 'Run: acme login' >&2; exit 3", "", "sleep 1000"])
+async def test_a_401_from_behind_takes_nothing_away(rotating: Rotating, behaviour: str) -> None:
+    """A service's 401 is passed on as it is, and all other requests go on with the token that is good.
+
+    kubectl's way; whether the plugin fails, has nothing newer or hangs.
+    """
+    rotating.server.routes[SERVICE] = REFUSAL
+    seconds = "--exec-timeout=1s"
+    async with Program(seconds, kubeconfig=rotating.config.path) as program:
+        assert (await ask(program)).status == 200
+        rotating.plugin.does(behaviour)
+        for _ in range(3):
+            response = await ask(program, SERVICE)
+            assert (response.status, response.text) == (401, "who?")
+            assert response.head.value("www-authenticate") == "Basic"
+            assert (await ask(program)).status == 200
+    assert set(rotating.sent) == {0}
+    assert rotating.plugin.runs <= 3
+
+
+async def test_requests_beside_a_renewal_that_hangs_are_served(rotating: Rotating) -> None:
+    """Somebody was refused, but it is not known why: after a few seconds they go with what there is."""
+    rotating.server.routes[SERVICE] = REFUSAL
+    async with Program(kubeconfig=rotating.config.path) as program:
+        assert (await ask(program)).status == 200
+        hold = rotating.plugin.hold()
+        refused = asyncio.create_task(ask(program, SERVICE))
+        await hold.reached()
+        assert (await ask(program)).status == 200
+        assert not refused.done()
+        hold.release()
+        assert (await refused).status == 401
+
+
+async def test_a_page_that_answers_401_again_and_again_runs_the_plugin_now_and_then(
+    rotating: Rotating,
+) -> None:
+    """Even if it has a new token each time. One that the API server refuses is renewed by the next run."""
+    rotating.server.routes[SERVICE] = REFUSAL
+    async with Program(kubeconfig=rotating.config.path) as program:
+        began_at = time.monotonic()
+        for number in range(40):
+            rotating.plugin.issues(token=plant(f"token-{number}"))
+            assert (await ask(program, SERVICE)).status == 401
+        seconds = time.monotonic() - began_at
+        # The first, that after the first 401, and those after pauses of 1, 2, 4, ... seconds.
+        assert rotating.plugin.runs <= 2 + math.log2(seconds + 1)
+        rotating.rotate()
+        async with asyncio.timeout(LAST_RESORT_SECONDS):
+            while (await ask(program)).status == 401:
+                await asyncio.sleep(0.2)
+        rotating.rotate()
+        assert (await ask(program)).status == 200, "it helped: the next 401 is acted upon at once"
+
+
 async def test_a_cluster_that_goes_away_meanwhile_is_told(rotating: Rotating, program: Program) -> None:
     """There is a new credential and nobody to show it to: a 401 would send people to log in for nothing."""
     hold = rotating.plugin.hold()
@@ -254,6 +315,87 @@ async def test_a_clients_own_authorization_is_left_alone(rotating: Rotating, pro
     assert rotating.plugin.runs == 1
     rotating.server.accepts = {own}
     assert (await ask(program, Authorization=own)).status == 200
+
+
+# A client's own Authorization needs none of our credentials.
+FAILURES = {
+    "fails": "echo 'Run: acme login' >&2; exit 255",
+    "hangs": "sleep 1000",
+    "has nothing": "echo '{}'; exit",
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+async def test_who_brings_a_credential_is_served_without_ours(rotating: Rotating, failure: str) -> None:
+    """Whatever the plugin does; reading, writing and upgrades."""
+    rotating.plugin.does(FAILURES[failure])
+    own = f"Bearer {plant('own-token')}"
+    rotating.server.accepts = {own}
+    async with Program("--exec-timeout=10s", kubeconfig=rotating.config.path) as program:
+        for method in ("GET", "POST"):
+            response = await ask(program, method=method, Authorization=own)
+            assert (response.status, response.json()["authorization"]) == (200, own)
+        upgrade = await ask(program, Authorization=own, **WEBSOCKET)
+        assert upgrade.status == 101
+        assert rotating.plugin.runs == 1
+
+
+async def test_who_brings_a_credential_is_served_when_the_issuer_is_gone(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    """Our client certificate still goes beside it, as in kubectl; the issuer is not even asked."""
+    authority = CA()
+    certificate, key = authority.issue("alice", client=True)
+    async with ApiServer("d", CA(), client_ca=authority) as server:
+        config = Kubeconfig(tmp_path / "config")
+        provider = {"idp-issuer-url": "http://127.0.0.1:1", "client-id": "i", "refresh-token": plant("r")}
+        config.add(
+            server,
+            auth_provider={"name": "oidc", "config": provider},
+            client_certificate_data=base64.b64encode(certificate).decode(),
+            client_key_data=base64.b64encode(key).decode(),
+        )
+        config.write()
+        own = f"Bearer {plant('own-token')}"
+        async with Program(kubeconfig=config.path) as program:
+            response = await ask(program, Authorization=own)
+            assert response.status == 200
+            assert (response.json()["authorization"], response.json()["cn"]) == (own, "alice")
+            assert (await ask(program)).status == 502
+            assert program.log_events("credential.refresh_failed")
+
+
+async def test_the_certificate_of_a_plugin_goes_beside_a_clients_own_authorization(tmp_path: Path) -> None:
+    """As in kubectl, where the TLS handshake runs the plugin; also when no request has run it before."""
+    authority = CA()
+    certificate, key = authority.issue("alice", client=True)
+    plugin = Plugin(tmp_path / "plugin")
+    plugin.issues(clientCertificateData=certificate.decode(), clientKeyData=key.decode())
+    async with ApiServer("d", CA(), client_ca=authority) as server:
+        config = Kubeconfig(tmp_path / "config")
+        config.add(server, exec=exec_user(plugin))
+        config.write()
+        own = f"Bearer {plant('own-token')}"
+        async with Program(kubeconfig=config.path) as program:
+            response = await ask(program, Authorization=own)
+            assert (response.json()["authorization"], response.json()["cn"]) == (own, "alice")
+            assert (await ask(program)).json()["cn"] == "alice"
+    assert plugin.runs == 1
+
+
+async def test_an_empty_token_file_does_not_matter_to_who_brings_a_token(
+    server: ApiServer, tmp_path: Path
+) -> None:
+    """Who brings none is told of it."""
+    (tmp_path / "token").touch()
+    config = Kubeconfig(tmp_path / "config")
+    config.add(server, tokenFile=str(tmp_path / "token"))
+    config.write()
+    async with Program(kubeconfig=config.path) as program:
+        assert (await ask(program, Authorization=f"Bearer {plant('own-token')}")).status == 200
+        response = await ask(program)
+        assert response.status == 502
+        assert "tokenFile" in response.json()["message"]
 
 
 async def test_a_static_token_is_not_tried_twice(server: ApiServer, tmp_path: Path) -> None:

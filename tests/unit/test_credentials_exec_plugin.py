@@ -27,11 +27,12 @@ from kproxy.errors import ExecPluginError
 from kproxy.kube.kubeconfig import Cluster, ExecConfig, ResolvedContext, User
 from kproxy.kube.kuberc import PluginPolicy
 from tests.support.clock import Clock
-from tests.support.exec_plugin import V1, V1BETA1, Plugin, timestamp
+from tests.support.exec_plugin import V1, V1BETA1, Hold, Plugin, timestamp
 from tests.support.oidc_issuer import jwt
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.pki import CA
 from tests.support.secrets import plant
+from tests.support.terminal import Terminal
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="plugins are POSIX programs here")
 
@@ -362,6 +363,20 @@ def test_with_a_terminal_the_plugin_can_ask(plugin: Plugin, mode: str) -> None:
     assert json.loads(plugin.info)["spec"] == {"interactive": True}
 
 
+@pytest.mark.parametrize("mode", ["IfAvailable", "Never"])
+def test_on_a_terminal_the_plugin_is_seen_as_it_is(plugin: Plugin, mode: str) -> None:
+    """With its colours and at once. One that can ask has the terminal itself, as with kubectl."""
+    plugin.does("printf '\\033[1mCode:\\033[0m ABC' >&2; [ -t 2 ] && echo ' on a terminal' >&2; exit 3")
+    command = [sys.executable, "-c", _ON_TERMINAL, str(plugin.path), V1, mode]
+    with contextlib.closing(Terminal(command, env=os.environ)) as terminal:
+        terminal.until(rb"\x1b\[1mCode:\x1b\[0m ABC")
+        if mode == "IfAvailable":
+            terminal.until(rb" on a terminal\r\n")
+            terminal.until(rb"exit code 3; .*; what it says is on kproxy's terminal\r\n")
+        else:
+            terminal.until(rb"exit code 3; .*; it says:\r\nCode: ABC\r\n")
+
+
 def test_in_the_background_the_terminal_is_left_alone(plugin: Plugin) -> None:
     """Reading it there would stop kproxy itself, so `kproxy &` counts as without a terminal."""
     assert on_terminal(plugin, "IfAvailable", b"", in_background=True) == "Bearer pt"
@@ -372,20 +387,78 @@ def test_in_the_background_the_terminal_is_left_alone(plugin: Plugin) -> None:
 async def test_standard_error_is_ours(
     opened: Open, plugin: Plugin, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Login links and complaints must be seen; nothing of it goes into the answer to a client."""
-    plugin.does("echo 'open https://login in a browser' >&2")
-    await opened(plugin.path).get()
-    assert "open https://login in a browser" in capfd.readouterr().err
+    """Login links must be seen while the plugin waits for the login."""
+    hold = Hold(plugin.directory / "login")
+    plugin.does(f"echo 'open https://login in a browser' >&2; read -r _ < '{plugin.directory}/login'")
+    source = opened(plugin.path)
+    asking = asyncio.create_task(source.get())
+    await hold.reached()
+    shown = ""
+
+    def is_shown() -> bool:
+        nonlocal shown
+        shown += capfd.readouterr().err
+        return "open https://login in a browser\n" in shown
+
+    await eventually(is_shown)
+    assert source.renewal().last_words == "open https://login in a browser"
+    hold.release()
+    await asking
 
 
-async def test_a_failure_tells_the_exit_code(opened: Open, plugin: Plugin) -> None:
-    """And where the plugin's own words are; what it printed on stdout is not shown."""
+async def test_a_failure_tells_what_the_plugin_says(opened: Open, plugin: Plugin) -> None:
+    """In plain text, behind the exit code; what it printed on stdout is not shown."""
     secret = plant("output")
-    plugin.does(f"echo {secret}; exit 7")
+    plugin.does(
+        f"echo {secret}; printf '\\033[31mError:\\033[0m your session has ended\\r\\n\\n"
+        "Run: acme login --profile dev\\n' >&2; exit 255"
+    )
     text = await failure(opened(plugin.path, args=(secret,)))
-    assert f"getting credentials: exec: executable {plugin.path} failed with exit code 7; " in text
-    assert "stderr" in text
+    assert f"getting credentials: exec: executable {plugin.path} failed with exit code 255; " in text
+    assert text.endswith("it says:\nError: your session has ended\nRun: acme login --profile dev")
     assert secret not in text
+
+
+async def test_a_failure_without_a_word_is_told(opened: Open, plugin: Plugin) -> None:
+    """So that nobody looks for one."""
+    plugin.does("exit 7")
+    assert (await failure(opened(plugin.path))).endswith("it says nothing on stderr")
+
+
+@pytest.mark.parametrize("behaviour", ["exit 1", "echo '{}'; exit", "sleep 1000"])
+async def test_every_failure_tells_what_the_plugin_says(opened: Open, plugin: Plugin, behaviour: str) -> None:
+    """One that gives nothing usable, or hangs, has mostly said why."""
+    plugin.does(f"echo 'enter ABC-123 at https://login' >&2; {behaviour}")
+    text = await failure(opened(plugin.path, exec_timeout_seconds=0.5 if "sleep" in behaviour else 60))
+    assert text.endswith("it says:\nenter ABC-123 at https://login")
+
+
+async def test_where_there_is_more_is_told(opened: Open, plugin: Plugin) -> None:
+    """Ten lines stand in the message, and the place of all of them."""
+    plugin.does("for i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo line $i >&2; done; exit 1")
+    text = await failure(opened(plugin.path))
+    assert "line 2\n" not in text
+    assert text.endswith("line 12\n(there is more in kproxy's stderr)")
+
+
+async def test_secrets_that_the_plugin_repeats_are_not_told(opened: Open, plugin: Plugin) -> None:
+    """What looks like one, and the values of variables whose names say so."""
+    first, second, third = plant("env"), plant("bearer"), plant("field")
+    plugin.does(f'echo "$CLIENT_SECRET - Bearer {second} - token={third}" >&2; exit 1')
+    text = await failure(opened(plugin.path, env=(("CLIENT_SECRET", first),)))
+    assert text.endswith("it says:\n[hidden] - Bearer [hidden] - token=[hidden]")
+
+
+async def test_a_flood_of_complaints_neither_blocks_nor_grows(
+    opened: Open, plugin: Plugin, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A plugin that writes 3 MB can end, and the log has some KB of them; one without an end is stopped."""
+    plugin.does("yes 'no good' | head -c 3000000 >&2; echo the end >&2; exit 1")
+    text = await failure(opened(plugin.path))
+    assert "no good\nthe end\n(there is more in" in text
+    assert len(capfd.readouterr().err) < 80_000
+    plugin.does("yes >&2")
+    assert "did not end within 0.5 s" in await failure(opened(plugin.path, exec_timeout_seconds=0.5))
 
 
 async def test_an_end_by_a_signal_is_told(opened: Open, plugin: Plugin) -> None:

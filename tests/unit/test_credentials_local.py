@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
 
-from kproxy.credentials import ClientCertificate, Credential, CredentialSource, open_source
+from kproxy.credentials import ClientCertificate, Credential, CredentialSource, Renewal, open_source
 from kproxy.credentials.local import CombinedSource, StaticSource
 from kproxy.errors import CredentialFileError, KubeconfigError
 from kproxy.kube.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
@@ -518,19 +518,32 @@ class Swapped:
     def current(self) -> Credential | None:
         return self.credential
 
-    async def get(self) -> Credential:
+    async def get(self, refused: Credential | None = None) -> Credential:
         self.credential = self.credential or Credential(authorization="Bearer got", kind="oidc")
         return self.credential
 
-    def invalidate(self, credential: Credential) -> None:
+    async def certificate(self) -> ClientCertificate | None:
+        return None
+
+    def invalidate(self, credential: Credential) -> bool:
         self.invalidated.append(credential)
+        return True
+
+    def confirm(self, credential: Credential) -> None:
+        self.confirmed = credential
+
+    def discard(self, credential: Credential) -> None:
+        self.credential = None
+
+    def renewal(self) -> Renewal:
+        return Renewal(waiting_for="swapped")
 
     async def close(self) -> None:
         self.is_closed = True
 
 
 async def test_two_sources_are_one_credential() -> None:
-    """The joined object is new exactly when a part is new, and a 401 reaches the parts."""
+    """The joined object is new exactly when a part is new, and what is heard of it reaches the parts."""
     pair = ClientCertificate(certificate_pem=PAIR[0], key_pem=PAIR[1])
     header = Swapped(None)
     certificate = StaticSource(Credential(certificate=pair, kind="clientCertificate"))
@@ -540,15 +553,23 @@ async def test_two_sources_are_one_credential() -> None:
     assert (first.authorization, first.certificate) == ("Bearer got", pair)
     assert first.kind == "oidc+clientCertificate"
     assert source.current() is first
-    source.invalidate(Credential())
+    assert await source.certificate() is pair
+    assert source.renewal().waiting_for == "swapped"
+    assert source.invalidate(Credential())
     assert header.invalidated == []
-    source.invalidate(first)
+    assert source.invalidate(first)
     assert header.invalidated == [header.credential]
+    source.confirm(first)
+    assert header.confirmed is header.credential
     header.credential = Credential(authorization="Bearer new", kind="oidc")
     second = source.current()
     assert second is not None
     assert second is not first
     assert second.certificate is pair
+    source.discard(first)
+    assert source.current() is second
+    source.discard(second)
+    assert source.current() is None
     await source.close()
     assert header.is_closed
 

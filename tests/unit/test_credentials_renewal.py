@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 from structlog.testing import capture_logs
 
-from kproxy.credentials import ClientCertificate, Credential
-from kproxy.credentials.credential import Content
+from kproxy.credentials import ClientCertificate, Credential, renewal
+from kproxy.credentials.credential import NO_RENEWAL, Content
 from kproxy.credentials.renewal import RenewingSource
 from kproxy.errors import CredentialError, ExecPluginError
 from tests.support.clock import Clock
@@ -17,6 +17,10 @@ from tests.support.clock import Clock
 
 class Counter:
     """An issuer that numbers what it issues, and fails or waits when told to."""
+
+    name = "counter"
+    gives_certificates = True
+    last_words = ""
 
     def __init__(self, clock: Clock, life_seconds: float | None = None) -> None:
         self.clock = clock
@@ -222,10 +226,11 @@ async def test_a_streak_of_failures_is_told_once_a_minute(setting: Setting) -> N
         assert [entry["event"] for entry in logs] == ["credential.refresh_failed"]
         setting.issuer.error = None
         setting.clock.pass_seconds(1.5)
-        setting.source.invalidate(await setting.source.get())
+        refused = await setting.source.get()
+        setting.source.invalidate(refused)
         setting.issuer.error = ExecPluginError("broken again")
         with pytest.raises(ExecPluginError):
-            await setting.source.get()
+            await setting.source.get(refused)
     assert [entry["event"] for entry in logs] == [
         "credential.refresh_failed",
         "credential.refreshed",
@@ -303,19 +308,184 @@ async def test_the_same_token_after_a_401_is_handed_out_again_without_a_loop(set
     assert setting.issuer.calls <= 2 + 4
 
 
-async def test_new_tokens_that_are_refused_too_are_asked_for_ever_more_slowly(setting: Setting) -> None:
-    """The first few at once, for they may be in the middle of a rotation; an issuer is not hammered."""
-    calls = []
-    for _ in range(100):
-        setting.source.invalidate(await setting.source.get())
-        calls.append(setting.issuer.calls)
+async def test_401s_that_no_renewal_heals_start_fewer_and_fewer(setting: Setting) -> None:
+    """A page that polls what answers 401, with a new token or the same, does not run a plugin each time."""
+    runs = []
+    for _ in range(7200):
+        credential = await setting.source.get()
+        if setting.source.invalidate(credential):
+            await setting.source.get(credential)
+        runs.append(setting.issuer.calls)
         setting.clock.pass_seconds(0.5)
-    assert calls[:3] == [1, 2, 3]
-    assert setting.issuer.calls <= 11
-    setting.clock.pass_seconds(100)
+    assert runs[:4] == [2, 2, 3, 3], "the first at once, the next after a second"
+    assert runs[120] <= 2 + 6, "in the first minute"
+    assert 60 <= runs[-1] <= 70, "in an hour: once a minute"
+
+
+async def test_a_renewal_that_healed_a_401_makes_the_next_one_prompt(setting: Setting) -> None:
+    """The 401 was about the credential: what a service behind the API server says is forgotten."""
+    for _ in range(10):
+        credential = await setting.source.get()
+        setting.source.invalidate(credential)
+        credential = await setting.source.get(credential)
+    assert setting.issuer.calls == 2
+    setting.source.confirm(credential)
+    assert setting.source.invalidate(credential)
+    assert (await setting.source.get(credential)).authorization == "Bearer t3"
+
+
+@pytest.mark.parametrize("is_broken", [True, False])
+async def test_a_401_takes_nothing_away(setting: Setting, is_broken: bool) -> None:
+    """Nothing newer can be had: the old one serves, as in kubectl, up to its end."""
+    setting.issuer.life_seconds = 3600.0
+    setting.issuer.token = "same"
     first = await setting.source.get()
+    if is_broken:
+        setting.issuer.error = ExecPluginError("log in")
+    assert setting.source.invalidate(first)
+    if is_broken:
+        with pytest.raises(ExecPluginError, match="log in"):
+            await setting.source.get(first)
+    else:
+        assert await setting.source.get(first) is first
+    for _ in range(6):
+        assert setting.source.current() is await setting.source.get() is first
+        assert not setting.source.invalidate(first), "a 401 is passed on at once then"
+        setting.clock.pass_seconds(0.1)
+    setting.clock.pass_seconds(3600)
+    assert setting.source.current() is None
+
+
+async def test_a_401_does_not_move_the_renewal_ahead_of_the_end(setting: Setting) -> None:
+    """It stays due when it was, not sooner."""
+    setting.issuer.life_seconds = 3600.0
+    setting.issuer.error = None
+    first = await setting.source.get()
+    setting.issuer.error = ExecPluginError("broken")
     setting.source.invalidate(first)
-    assert await setting.source.get() is not first, "after a while without a 401 it is prompt again"
+    with pytest.raises(ExecPluginError):
+        await setting.source.get(first)
+    setting.issuer.error = None
+    setting.clock.pass_seconds(3290)
+    assert setting.source.current() is first
+    await setting.settle()
+    assert setting.issuer.calls == 2
+    setting.clock.pass_seconds(20)
+    assert setting.source.current() is first
+    await setting.settle()
+    assert setting.source.current() is not first
+
+
+async def test_a_renewal_that_hangs_holds_up_who_was_not_refused_for_a_while_only(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only the first time: then it is doubtful that the 401s are about the credential."""
+    monkeypatch.setattr(renewal, "PATIENCE_SECONDS", 0.05)
+    first = await setting.source.get()
+    setting.issuer.gate.clear()
+    setting.issuer.reached.clear()
+    setting.source.invalidate(first)
+    assert setting.source.current() is None
+    other = asyncio.create_task(setting.source.get())
+    refused = asyncio.create_task(setting.source.get(first))
+    await setting.issuer.reached.wait()
+    setting.clock.pass_seconds(0.05)
+    assert await other is first
+    assert setting.source.current() is first
+    assert not refused.done()
+    setting.issuer.gate.set()
+    second = await refused
+    assert second.authorization == "Bearer t2"
+    setting.clock.pass_seconds(1)
+    setting.issuer.gate.clear()
+    assert setting.source.invalidate(second)
+    assert setting.source.current() is second
+
+
+async def test_another_login_is_no_401(setting: Setting) -> None:
+    """The credential of who was logged in before is not handed out again, even if nothing else can be had."""
+    first = await setting.source.get()
+    setting.source.discard(Credential())
+    assert setting.source.current() is first
+    setting.source.discard(first)
+    setting.issuer.error = ExecPluginError("broken")
+    assert setting.source.current() is None
+    with pytest.raises(ExecPluginError):
+        await setting.source.get()
+
+
+# -- the certificate alone, for clients with an Authorization of their own --
+
+
+async def test_a_certificate_is_waited_for_while_there_may_be_one(setting: Setting) -> None:
+    """As in kubectl, where a TLS handshake runs the plugin."""
+    setting.issuer.certificate = (b"cert", b"key")
+    certificate = await setting.source.certificate()
+    assert certificate is (await setting.source.get()).certificate is not None
+    assert setting.issuer.calls == 1
+
+
+async def test_who_needs_no_credential_is_not_failed_by_ours(setting: Setting) -> None:
+    """Nor is a broken plugin run again for it; one that gives tokens only is not waited for."""
+    setting.issuer.error = ExecPluginError("broken")
+    for _ in range(5):
+        assert await setting.source.certificate() is None
+        setting.clock.pass_seconds(10)
+    assert setting.issuer.calls == 1
+    setting.issuer.error = None
+    setting.issuer.life_seconds = 10.0
+    await setting.source.get()
+    setting.clock.pass_seconds(10)
+    assert await setting.source.certificate() is None
+    assert setting.issuer.calls == 2
+
+
+async def test_an_issuer_without_certificates_is_not_asked_for_one(setting: Setting) -> None:
+    """OIDC: nothing is fetched for a request that needs nothing."""
+    setting.issuer.gives_certificates = False
+    assert await setting.source.certificate() is None
+    await setting.settle()
+    assert setting.issuer.calls == 0
+
+
+async def test_a_plugin_that_hangs_is_not_waited_for_long(
+    setting: Setting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It runs on for those who need it, and the next to come does not wait at all."""
+    monkeypatch.setattr(renewal, "PATIENCE_SECONDS", 0.05)
+    setting.issuer.gate.clear()
+    assert await setting.source.certificate() is None
+    setting.clock.pass_seconds(0.05)
+    monkeypatch.setattr(renewal, "PATIENCE_SECONDS", 0.0)
+    assert await setting.source.certificate() is None
+    setting.issuer.gate.set()
+    assert (await setting.source.get()).authorization == "Bearer t1"
+    assert setting.issuer.calls == 1
+
+
+# -- what is shown of it --
+
+
+async def test_how_a_renewal_stands_is_told(setting: Setting) -> None:
+    """Who is waited for and how long, what it says, and why the last one failed; asking starts nothing."""
+    assert setting.source.renewal() == NO_RENEWAL
+    setting.issuer.gate.clear()
+    asking = asyncio.create_task(setting.source.get())
+    await setting.issuer.reached.wait()
+    setting.clock.pass_seconds(6.2)
+    setting.issuer.last_words = "open https://login"
+    standing = setting.source.renewal()
+    assert (standing.waiting, standing.last_words) == ("waiting for counter, 6 s", "open https://login")
+    setting.issuer.error = ExecPluginError("run acme login")
+    setting.issuer.gate.set()
+    with pytest.raises(ExecPluginError):
+        await asking
+    standing = setting.source.renewal()
+    assert (standing.waiting, standing.problem) == (None, "run acme login")
+    setting.issuer.error = None
+    setting.clock.pass_seconds(1)
+    await setting.source.get()
+    assert setting.source.renewal() == NO_RENEWAL
 
 
 async def test_a_401_by_mistake_does_no_harm(setting: Setting) -> None:
@@ -334,7 +504,8 @@ async def test_tokens_that_were_good_for_a_while_are_replaced_at_once(setting: S
     for number in range(1, 12):
         setting.source.invalidate(await setting.source.get())
         assert await setting.token() == f"Bearer t{number + 1}"
-        setting.clock.pass_seconds(2.0)
+        setting.source.confirm(await setting.source.get())
+        setting.clock.pass_seconds(0.5)
 
 
 async def test_a_renewal_that_brings_what_was_refused_meanwhile_is_repeated(setting: Setting) -> None:
@@ -411,7 +582,7 @@ async def test_the_same_certificate_stays_the_same_object(setting: Setting) -> N
     setting.issuer.certificate = (b"cert2", b"key2")
     setting.clock.pass_seconds(2)
     setting.source.invalidate(second)
-    third = await setting.source.get()
+    third = await setting.source.get(second)
     assert third.certificate is not first.certificate
 
 
