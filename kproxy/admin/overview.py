@@ -22,7 +22,7 @@ from kproxy.upstream.upstreams import Upstreams
 MAX_STREAMS = 200
 """Watches and tunnels that are told one by one, the oldest first."""
 
-_MAX_ERROR = 1000
+_MAX_ERROR = 4000
 
 
 class Overview:
@@ -141,15 +141,15 @@ class Overview:
         if upstream is None and failure:
             state, last_error = "unusable", {"at": None, "message": _told("; ".join(failure))}
         else:
-            state = "not opened" if upstream is None else "failing" if tally.is_failing else "open"
+            if upstream is None:
+                state = "not opened"
+            else:
+                state = _waiting(upstream) or ("failing" if tally.is_failing else "open")
             if tally.last_error is not None:
                 at = format_timestamp(tally.last_error_at)
                 last_error = {"at": at, "message": _told(tally.last_error)}
         return {
-            "credential": {
-                "kind": upstream.credential_kind(upstream.known_credential) if upstream else None,
-                "expires_at": format_timestamp(now.expires_at),
-            },
+            "credential": _credential(upstream),
             "state": state,
             "last_error": last_error,
             "connections": now.connections,
@@ -184,6 +184,26 @@ def _now_of(name: str, upstream: Upstream | None, counts: Mapping[str, int]) -> 
         idle_connections=upstream.connector.idle_connections if upstream is not None else 0,
         expires_at=credential.expires_at if credential is not None else None,
     )
+
+
+def _waiting(upstream: Upstream) -> str | None:
+    """What its requests wait for, if they do for a credential."""
+    return None if upstream.has_valid_credential else upstream.renewal().waiting
+
+
+def _credential(upstream: Upstream | None) -> dict[str, Any]:
+    """What is known of the credential: `state` is None before the first one."""
+    if upstream is None:
+        return {"kind": None, "expires_at": None, "state": None, "last_words": None, "problem": None}
+    known, renewal = upstream.known_credential, upstream.renewal()
+    state = None if known is None else "valid" if upstream.has_valid_credential else "ended"
+    return {
+        "kind": upstream.credential_kind(known),
+        "expires_at": format_timestamp(known.expires_at) if known is not None else None,
+        "state": renewal.waiting or state,
+        "last_words": renewal.last_words or None if renewal.waiting else None,
+        "problem": _told(renewal.problem) if renewal.problem else None,
+    }
 
 
 def _is_stream(request: RelayedRequest) -> bool:

@@ -141,6 +141,8 @@ class _Probe:
                 exchange = await self._ended
         except TimeoutError:
             problem = f"no answer within {PATIENCE_SECONDS:g} s"
+            if waiting := self._upstream.renewal().waiting:
+                problem += f", {waiting}"
             self._upstream.tally.fail(f'context "{self._upstream.name}": {problem}')
             return Verdict(problem=problem)
         finally:

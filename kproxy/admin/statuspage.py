@@ -33,7 +33,7 @@ def content_security_policy(style: str) -> str:
 
 CONTENT_SECURITY_POLICY = content_security_policy(_STYLE)
 
-_BAD_STATES = ("failing", "unusable")
+_BAD_STATES = ("failing", "unusable", "ended")
 
 
 def render(
@@ -43,7 +43,6 @@ def render(
     contexts = status["contexts"]
     up_for = _duration(status["uptime_seconds"])
     ending = ' <span class="bad">It is shutting down.</span>' if status["is_draining"] else ""
-    errors = [each for each in contexts if each["last_error"]]
     return f"""<!doctype html>
 <html lang="en">
 <head>
@@ -60,7 +59,7 @@ def render(
 <h2>Watches and tunnels</h2>
 {_streams(streams)}
 <h2>Last errors</h2>
-{_errors(errors)}
+{_errors(contexts)}
 <h2>Listeners</h2>
 {_listeners(status["listeners"])}
 <h2>For programs</h2>
@@ -87,8 +86,8 @@ def _contexts(contexts: Iterable[Mapping[str, Any]]) -> str:
             (
                 _link(each["url"] or each["path"], each["name"]) + (" (default)" if each["default"] else ""),
                 _text(each["server"]),
-                _state(each["state"]),
-                _text(each["credential"]["kind"]),
+                _state(each["state"]) + _last_words(each["credential"]),
+                _credential(each),
                 _time(each["credential"]["expires_at"]),
                 *(_text(each[key]) for key in ("in_flight", "watches", "tunnels", "connections")),
             )
@@ -113,11 +112,31 @@ def _streams(streams: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _credential(context: Mapping[str, Any]) -> str:
+    """Its kind, and its state where that is worth a word."""
+    kind, state = _text(context["credential"]["kind"]), context["credential"].get("state")
+    is_told = state in (None, "valid") or state == context["state"]
+    return kind if is_told else f"{kind}, {_state(state)}"
+
+
+def _last_words(credential: Mapping[str, Any]) -> str:
+    """What the program that is waited for says, perhaps where to log in."""
+    words = credential.get("last_words")
+    return f"<br>{_lines(words)}" if words else ""
+
+
 def _errors(contexts: Iterable[Mapping[str, Any]]) -> str:
-    rows = (
-        (_text(each["name"]), _time(each["last_error"]["at"]), _text(each["last_error"]["message"]))
+    rows = [
+        (_text(each["name"]), _time(each["last_error"]["at"]), _lines(each["last_error"]["message"]))
         for each in contexts
-    )
+        if each["last_error"]
+    ]
+    rows += [
+        (_text(each["name"]), _time(None), "Renewing the credential: " + _lines(problem))
+        for each in contexts
+        if (problem := each["credential"].get("problem"))
+        and problem != (each["last_error"] or {}).get("message")
+    ]
     return _table(("Context", "When", "What"), rows, empty="None since the start.")
 
 
@@ -161,6 +180,10 @@ def _text(value: object) -> str:
     """Anything as text of HTML; names come from files and requests that somebody else may have written."""
     text = "-" if value is None else str(value)
     return escape("".join(char if char.isprintable() else "\ufffd" for char in text))
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(map(_text, text.split("\n")))
 
 
 def _duration(seconds: float) -> str:

@@ -162,13 +162,24 @@ def _of_answer(answer: Mapping[str, Any]) -> Iterator[str]:
         credential = context.get("credential") or {}
         parts = [str(context.get("state") or "")]
         if credential.get("kind"):
-            ends = f", ends {credential['expires_at']}" if credential.get("expires_at") else ""
-            parts.append(f"credential {credential['kind']}{ends}")
-        if error := context.get("last_error"):
-            parts.append(f"last error: {error.get('message')}")
+            state = credential.get("state")
+            verb = "ended" if state == "ended" else "ends"
+            ends = f", {verb} {credential['expires_at']}" if credential.get("expires_at") else ""
+            doing = f", {state}" if state not in (None, "valid", "ended", parts[0]) else ""
+            parts.append(f"credential {credential['kind']}{ends}{doing}")
+        error = (context.get("last_error") or {}).get("message")
+        problem = credential.get("problem")
+        if error:
+            parts.append(f"last error: {error}")
+        if problem and problem != error:
+            parts.append(f"renewing the credential: {problem}")
+        if words := credential.get("last_words"):
+            parts.append(f"it says: {words}")
         parts.append(context.get("url") or "")
         mark = "*" if context.get("default") else " "
-        yield f"  {mark} {context.get('name')}: {'; '.join(filter(None, parts))}"
+        told = f"{context.get('name')}: {'; '.join(filter(None, parts))}"
+        # What plugins say may have several lines.
+        yield f"  {mark} " + told.replace("\n", "\n      ")
 
 
 def _is_elsewhere(record: Record) -> bool:

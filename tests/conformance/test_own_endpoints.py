@@ -34,7 +34,7 @@ from tests.support.answers import (
 )
 from tests.support.api_server import Kubeconfig, exec_user
 from tests.support.client import RawClient, Response, request_bytes
-from tests.support.exec_plugin import Plugin
+from tests.support.exec_plugin import Hold, Plugin, timestamp
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
@@ -422,10 +422,98 @@ async def test_readiness_asks_for_a_credential_and_status_does_not(build: Build,
     for name in ("", *ADMIN, "healthz"):
         assert (await house.get(f"/-/{name}", HTML)).status == 200
     [context] = (await house.status())["contexts"]
-    assert (context["credential"], context["state"]) == ({"kind": "exec", "expires_at": None}, "open")
+    assert (context["credential"]["kind"], context["credential"]["state"]) == ("exec", None)
+    assert context["state"] == "open"
     assert plugin.runs == 0
     assert (await house.get("/-/readyz")).status == 200
     assert plugin.runs == 1
+
+
+async def test_what_a_login_plugin_says_reaches_who_asks(build: Build, tmp_path: Path) -> None:
+    """The client, status, readiness and the page: "exit code 255" alone sends nobody to log in."""
+    plugin = Plugin(tmp_path / "acme", "acme")
+    plugin.does(
+        "printf '\\033[31mYour session has ended.\\033[0m\\nRun: acme login --profile <dev>\\n' >&2\nexit 255"
+    )
+    house = await build(user={"exec": exec_user(plugin)})
+    words = "Your session has ended.\nRun: acme login --profile <dev>"
+    response = await house.get("/api/v1/pods")
+    assert (response.status, words in response.json()["message"]) == (502, True)
+    [context] = (await house.status())["contexts"]
+    assert words in context["last_error"]["message"]
+    assert (context["state"], words in context["credential"]["problem"]) == ("failing", True)
+    page = (await house.get("/-/", HTML)).text
+    assert page.count("Your session has ended.<br>Run: acme login --profile &lt;dev&gt;") == 1
+    assert " ".join(words.split()) in (await house.get("/-/readyz")).text
+    [line] = house.program.log_events("credential.refresh_failed")
+    assert words in line["error"]
+
+
+async def test_a_plugin_that_is_waited_for_is_named(build: Build, tmp_path: Path) -> None:
+    """With how long, and what it says: perhaps where to log in. Looking does not wait."""
+    plugin = Plugin(tmp_path / "acme", "acme")
+    plugin.issues(token=secrets.plant("exec"))
+    hold = Hold(plugin.directory / "login")
+    plugin.does(f"echo 'enter ABC-123 at https://login' >&2; read -r _ < '{plugin.directory}/login'")
+    house = await build(user={"exec": exec_user(plugin)})
+    waiting = asyncio.create_task(house.get("/api"))
+    await hold.reached()
+
+    async def says() -> bool:
+        return (await house.status())["contexts"][0]["credential"]["last_words"] is not None
+
+    await house.until(says, "the plugin speaks")
+    [context] = (await house.status())["contexts"]
+    assert re.fullmatch(r"waiting for acme, \d+ s", context["state"])
+    assert context["credential"]["last_words"] == "enter ABC-123 at https://login"
+    page = (await house.get("/-/", HTML)).text
+    assert re.search(r"waiting for acme, \d+ s</span><br>enter ABC-123 at https://login", page)
+    hold.release()
+    assert (await waiting).status == 200
+    [context] = (await house.status())["contexts"]
+    assert (context["state"], context["credential"]["state"]) == ("open", "valid")
+    assert context["credential"]["last_words"] is None
+
+
+async def test_a_credential_that_has_ended_is_called_ended(build: Build, tmp_path: Path) -> None:
+    """Since when, and why there is no other."""
+    plugin = Plugin(tmp_path / "acme", "acme")
+    house = await build(user={"exec": exec_user(plugin)})
+    end = time.time() + 2
+    plugin.issues(token=secrets.plant("exec"), expirationTimestamp=timestamp(end))
+    assert (await house.get("/api")).status == 200
+    plugin.does("echo 'Run: acme login' >&2; exit 1")
+
+    async def ended() -> bool:
+        await house.get("/api")
+        [context] = (await house.status())["contexts"]
+        return (context["credential"]["state"], context["state"]) == ("ended", "failing")
+
+    await house.until(ended, "its end")
+    assert time.time() >= end
+    [context] = (await house.status())["contexts"]
+    assert context["credential"]["expires_at"].startswith(timestamp(end)[:19])
+    assert "Run: acme login" in context["credential"]["problem"]
+    page = (await house.get("/-/", HTML)).text
+    assert 'exec, <span class="state bad">ended</span>' in page
+
+
+async def test_why_a_renewal_failed_is_told_while_the_old_credential_serves(
+    build: Build, tmp_path: Path
+) -> None:
+    """The client was passed the 401; who looks at status learns what the plugin says."""
+    plugin = Plugin(tmp_path / "acme", "acme")
+    plugin.issues(token=secrets.plant("exec"))
+    house = await build(user={"exec": exec_user(plugin)})
+    assert (await house.get("/api")).status == 200
+    plugin.does("echo 'Run: acme login' >&2; exit 1")
+    house.upstream.routes["/api/v1/pods"] = status_answer(401, "Unauthorized")
+    assert (await house.get("/api/v1/pods")).status == 401
+    assert (await house.get("/api")).status == 200
+    [context] = (await house.status())["contexts"]
+    assert (context["state"], context["credential"]["state"]) == ("open", "valid")
+    assert "Run: acme login" in context["credential"]["problem"]
+    assert "Run: acme login" in (await house.get("/-/", HTML)).text
 
 
 async def test_a_plugin_that_fails_is_why_it_is_not_ready(build: Build, tmp_path: Path) -> None:

@@ -25,6 +25,8 @@ from kproxy.instances import daemon
 from kproxy.instances.instance import InstanceFolder
 from tests.e2e.clusters import Cluster
 from tests.support import secrets
+from tests.support.api_server import exec_user
+from tests.support.exec_plugin import Plugin
 from tests.support.instances import Instances, get
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import kubeconfig
@@ -668,6 +670,55 @@ def test_logs_show_the_end_and_go_on(instances: Instances, config: str) -> None:
     assert (instances.state / "default.log").stat().st_size <= 4096
     assert stat.S_IMODE(older.stat().st_mode) == 0o600
     assert '"/n/39-"' in instances.run("logs", "--tail=1").stdout
+
+
+def test_what_a_login_plugin_says_is_in_the_log_and_in_status(instances: Instances, tmp_path: Path) -> None:
+    """In plain text, within --log-max-bytes; the error has the last lines and names the log for the rest."""
+    plugin = Plugin(tmp_path / "acme", "acme")
+    token = secrets.plant("plugin-token")
+    plugin.does(
+        f"printf '\\033[31mError:\\033[0m Bearer {token} \\033]0;title\\007has ended\\n' >&2\n"
+        "yes 'trying https://login.example.com once more' | head -n 300 >&2\n"
+        "echo 'Run: acme login --profile dev' >&2; exit 255"
+    )
+    config = f"--kubeconfig={kubeconfig(tmp_path, 'https://127.0.0.1:1', user={'exec': exec_user(plugin)})}"
+    address = instances.start("--port=0", config, "--log-max-bytes=8192")
+    code, body = get(address, "/api")
+    log = instances.state / "default.log"
+    assert code == 502
+    message = json.loads(body)["message"]
+    assert "exit code 255" in message
+    assert message.endswith(f"\nRun: acme login --profile dev\n(there is more in {log})")
+    shown = instances.run("status").stdout
+    assert re.search(r"last error: .*exit code 255.*\n(      trying .*\n)+      Run: acme login", shown)
+    assert max(log.stat().st_size, log.with_name("default.log.1").stat().st_size) <= 8192
+    written = instances.log()
+    assert "Run: acme login --profile dev" in written
+    assert "\x1b" not in written
+    plugin.does("yes '\033[31mno\033[0m' >&2 & sleep 0.3; kill $!; exit 1")
+    assert get(address, "/again")[0] == 502
+    assert max(log.stat().st_size, log.with_name("default.log.1").stat().st_size) <= 8192
+    assert "more than 64 KiB" in instances.log()
+
+
+def test_status_says_what_is_waited_for(instances: Instances, tmp_path: Path) -> None:
+    """While a plugin runs, with what it says; that may be where to log in."""
+    plugin = Plugin(tmp_path / "acme", "acme")
+    plugin.does("echo 'enter ABC-123 at https://login' >&2; exec sleep 60")
+    config = f"--kubeconfig={kubeconfig(tmp_path, 'https://127.0.0.1:1', user={'exec': exec_user(plugin)})}"
+    address = instances.start("--port=0", config)
+    host, _, port = address.rpartition(":")
+    with contextlib.closing(http.client.HTTPConnection(host, int(port), timeout=60)) as connection:
+        connection.request("GET", "/api")
+        for _ in range(100):
+            shown = instances.run("status").stdout
+            if "it says" in shown:
+                break
+        assert re.search(
+            r"test: waiting for acme, \d+ s; credential exec; it says: enter ABC-123 at https://login; ",
+            shown,
+        )
+    instances.run("stop")
 
 
 def test_whoever_follows_no_log_is_told(instances: Instances, config: str) -> None:

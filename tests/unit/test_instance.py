@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.instances.inquiry import CRASHED, STOPPED, as_lines, look, span
+from kproxy.instances.inquiry import CRASHED, STOPPED, Standing, as_lines, look, span
 from kproxy.instances.instance import (
     FAILED,
     SERVING,
@@ -261,6 +261,32 @@ def test_what_an_instance_does_is_one_word(folder: InstanceFolder) -> None:
     assert lines[0] == "default: serving"
     assert "  address:    127.0.0.1:1" in lines
     os.close(lock)
+
+
+@pytest.mark.parametrize(
+    ("facts", "line"),
+    [
+        ({"state": "valid"}, "open; credential exec, ends 2026-11-21"),
+        ({"state": "ended"}, "open; credential exec, ended 2026-11-21"),
+        (
+            {"state": "waiting for acme, 6 s", "last_words": "open\nhttps://login"},
+            "open; credential exec, ends 2026-11-21, waiting for acme, 6 s; it says: open\n      https://login",
+        ),
+        ({"state": "ended", "problem": "m"}, "open; credential exec, ended 2026-11-21; last error: m"),
+        (
+            {"state": "valid", "problem": "exit code 1"},
+            "open; credential exec, ends 2026-11-21; last error: m; renewing the credential: exit code 1",
+        ),
+    ],
+)
+def test_the_state_of_a_credential_is_told(facts: dict[str, str], line: str) -> None:
+    """In the words of /-/status; what plugins say may have several lines."""
+    credential = {"kind": "exec", "expires_at": "2026-11-21", **facts}
+    context = {"name": "dev", "default": True, "state": "open", "credential": credential, "url": "u"}
+    if "problem" in facts:
+        context["last_error"] = {"message": "m"}
+    standing = Standing(name="default", is_running=True, record=RECORD, answer={"contexts": [context]})
+    assert list(as_lines(standing, "/log"))[-1] == f"  * dev: {line}; u"
 
 
 def test_an_instance_of_another_machine_is_told_as_such(folder: InstanceFolder) -> None:

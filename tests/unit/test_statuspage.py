@@ -50,7 +50,7 @@ def status(*contexts: dict[str, Any], **facts: Any) -> dict[str, Any]:
 class Reader(HTMLParser):
     """Tags, attributes and text of a page; tags that are not closed in order are an error."""
 
-    VOID = ("meta",)
+    VOID = ("meta", "br")
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -104,6 +104,31 @@ def test_the_page_tells_what_a_person_wants_to_know() -> None:
     assert page.links == ["http://prod.localhost:8001/", "http://dev.localhost:8001/", "/-/healthz"]
 
 
+def test_the_state_of_a_credential_is_told() -> None:
+    """That it has ended, why there is no other, what is waited for; that all is well is not worth a word."""
+    kept = {"kind": "exec", "expires_at": "2026-11-21T00:00:00+00:00", "state": "valid"}
+    problem = "context x: exit code 255; it says:\nRun: acme login"
+    waiting = {"kind": "exec", "state": "waiting for acme, 6 s", "last_words": "open\nhttps://login"}
+    page = render(
+        status(
+            context(credential=kept),
+            context(credential={**kept, "state": "ended", "problem": problem}),
+            context(credential={**kept, **waiting}, state="waiting for acme, 6 s"),
+            context(credential={**kept, **waiting, "last_words": None}),
+        ),
+        [],
+        {},
+    )
+    assert re.findall(r"<td>(exec.*?)</td>", page) == [
+        "exec",
+        'exec, <span class="state bad">ended</span>',
+        "exec",
+        'exec, <span class="state">waiting for acme, 6 s</span>',
+    ]
+    assert "Renewing the credential: context x: exit code 255; it says:<br>Run: acme login" in page
+    assert '<span class="state">waiting for acme, 6 s</span><br>open<br>https://login</td>' in page
+
+
 def test_nothing_running_and_nothing_wrong_is_said() -> None:
     """An empty table would leave one wondering."""
     text = Reader(render(status(context()), [], {})).text
@@ -122,13 +147,19 @@ def test_the_end_is_announced() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", ["name", "slug", "server", "state", "url", "path", "client", "kind", "at", "message", "address"]
-)
+    "field",
+    [
+        "name", "slug", "server", "state", "url", "path", "client", "kind", "at", "message", "address",
+        "problem", "last_words",
+    ],
+)  # fmt: skip
 def test_no_value_becomes_markup(field: str) -> None:
     """Names come from files and requests that somebody else may have written."""
     facts = {field: NASTY} if field in context() else {}
     error = {"at": NASTY if field == "at" else None, "message": NASTY if field == "message" else "m"}
-    credential = {"kind": NASTY if field == "kind" else "exec", "expires_at": None}
+    credential = {"kind": "exec", "expires_at": None, "state": NASTY, "problem": None, "last_words": None}
+    if field in credential:
+        credential[field] = NASTY
     if field == "path":
         facts["url"] = None
     stream = {**STREAM, **({field: NASTY} if field in STREAM else {})}
