@@ -16,6 +16,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+import structlog
 
 from kproxy.eventloop import AsyncioLoop, new_loop
 from tests.support import ports, secrets
@@ -51,6 +52,13 @@ def pytest_xdist_auto_num_workers() -> int:
     """`-n auto`: one more than there are processors, since tests of real programs wait much."""
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return processors + 1
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """What a test has configured the log to write to is closed by the end of it."""
+    yield
+    structlog.reset_defaults()
 
 
 @pytest.hookimpl(trylast=True)
