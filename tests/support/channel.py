@@ -13,6 +13,8 @@ import ssl
 import struct
 from collections.abc import Callable
 
+from tests.support.outage import lose_packets
+
 READ_BYTES = 64 * 1024
 
 
@@ -134,6 +136,10 @@ class Channel:
         if self.is_open:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.abandon()
+
+    def lose_packets(self) -> None:
+        """From now on the peer gets no answer at all, not even from our kernel: see outage.py."""
+        lose_packets(self._socket)
 
     async def _fill(self) -> bool:
         data = await self._loop.sock_recv(self._socket, READ_BYTES)
