@@ -1,7 +1,7 @@
 """Connections that died in silence, as in a laptop's sleep or without its VPN: nobody waits for their end.
 
-No packet passes on such a connection any more, and no FIN or RST ever tells of it. The limits allow for a busy
-machine; each test prints what it took.
+No packet passes on such a connection any more, and no FIN or RST ever tells of it. The limits allow for a
+busy machine; each test prints what it took.
 """
 
 from __future__ import annotations
@@ -16,6 +16,13 @@ import pytest
 
 from tests.conformance.conftest import Gateway, Http2Gateway
 from tests.support import answers, http2_answers
+from tests.support.client import request_bytes
+from tests.support.http2_server import Stream
+from tests.support.patience import LAST_RESORT_SECONDS
+from tests.support.program import Program
+from tests.support.upstream import Connection, Request, Responder
+
+pytestmark = [pytest.mark.slow, pytest.mark.numbers]
 
 REST_SECONDS = 5.3
 """Silence after which a connection is doubted (5 s), and a little more."""
@@ -102,3 +109,127 @@ async def test_a_watch_that_lives_outlasts_a_sleep(either: Gateway) -> None:
     await sleeps(either)
     await asyncio.sleep(RESUMED_SECONDS - 2)
     await running.goes_on()
+
+
+# -- in doubt: the first answer counts --
+
+
+def paused(seconds: float) -> Responder:
+    """Answer after a while, with the number of the connection."""
+
+    async def respond(connection: Connection, request: Request) -> None:
+        await asyncio.sleep(seconds)
+        await answers.json_answer({"connection": connection.number})(connection, request)
+
+    return respond
+
+
+async def test_a_slow_answer_on_a_connection_that_lives(gateway: Gateway) -> None:
+    """HTTP/1.1 cannot tell that it lives: a second one is asked, and dropped when the first answers."""
+    await rested(gateway)
+    gateway.answers(answers.sequence(paused(1.5), answers.never_answer()), "/slow")
+    response = await gateway.request("GET", "/slow")
+    assert response.json() == {"connection": 0}
+    assert received(gateway, "GET", "/slow") == 2
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
+        await gateway.upstream.connections[1].ended.wait()
+    assert not gateway.upstream.connections[0].ended.is_set()
+
+
+async def test_a_slow_answer_over_http2(http2_gateway: Http2Gateway) -> None:
+    """PING is answered: nothing is sent twice, however long the answer takes."""
+    await rested(http2_gateway)
+
+    async def respond(stream: Stream) -> None:
+        await asyncio.sleep(1.5)
+        await http2_answers.answer(b"{}")(stream)
+
+    http2_gateway.streams_for(respond, "/slow")
+    assert (await http2_gateway.request("GET", "/slow")).status == 200
+    assert received(http2_gateway, "GET", "/slow") == 1
+    assert len(http2_gateway.connections) == 1
+
+
+async def test_there_is_no_second_connection(gateway: Gateway) -> None:
+    """A dial that fails is no failure of a request whose first connection answers after all."""
+    await rested(gateway)
+    gateway.answers(paused(1.5), "/slow")
+    await gateway.upstream.stop_listening()
+    response = await gateway.request("GET", "/slow")
+    assert (response.status, response.json()) == (200, {"connection": 0})
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_the_first_is_lost_in_the_end(gateway: Gateway, method: str) -> None:
+    """The second one, which has been asked already, answers."""
+    await rested(gateway)
+    is_lost = asyncio.Event()
+
+    async def lose(connection: Connection, request: Request) -> None:
+        await gateway.upstream.wait_for(lambda: received(gateway, method, "/slow") == 2)
+        connection.channel.reset()
+        is_lost.set()
+
+    async def answer_later(connection: Connection, request: Request) -> None:
+        await is_lost.wait()
+        await paused(0.2)(connection, request)
+
+    gateway.answers(answers.sequence(lose, answer_later), "/slow")
+    client = await gateway.connect()
+    await client.send(request_bytes(method, "/slow"))
+    response = await client.read_response(method)
+    assert response.status == 200
+    assert received(gateway, method, "/slow") == 2
+
+
+async def test_the_client_leaves_while_two_are_asked(gateway: Gateway) -> None:
+    """Both API servers are told that nobody listens any more."""
+    await rested(gateway)
+    gateway.answers(answers.never_answer(), "/slow")
+    client = await gateway.connect()
+    await client.send(request_bytes("GET", "/slow"))
+    await gateway.upstream.wait_for(lambda: received(gateway, "GET", "/slow") == 2)
+    client.reset()
+    async with asyncio.timeout(LAST_RESORT_SECONDS):
+        for connection in gateway.upstream.connections:
+            await connection.ended.wait()
+
+
+# -- on their way --
+
+
+async def test_a_request_on_its_way_when_http2_dies(http2_gateway: Http2Gateway) -> None:
+    """It was sent on a connection that lived: who waits for 5 s without a sign of life asks elsewhere."""
+    http2_gateway.streams_for(
+        http2_answers.sequence(http2_answers.script(http2_answers.wait_until_over), http2_answers.echo())
+    )
+    client, _ = await http2_gateway.begin("GET", "/slow")
+    http2_gateway.upstream.lose_connections()
+    async with soon("GET on its way", RESUMED_SECONDS):
+        response = await client.read_response()
+    assert (response.status, response.json()["connection"]) == (200, 1)
+
+
+async def test_a_request_on_its_way_when_the_machine_sleeps(gateway: Gateway) -> None:
+    """Over HTTP/1.1 only the sleep gives rise to a doubt: any answer may take as long as it likes."""
+    gateway.answers(answers.sequence(answers.never_answer(), answers.echo()), "/slow")
+    client, _ = await gateway.start("GET", "/slow")
+    gateway.upstream.lose_connections()
+    await sleeps(gateway)
+    async with soon("GET on its way"):
+        assert (await client.read_response()).status == 200
+
+
+async def test_a_sleep_is_told(either: Gateway) -> None:
+    """The log has one line for each context with connections, and says how long."""
+    running = await either.watch()
+    seen = len(program_of(either).log_events("context.resumed"))
+    await sleeps(either)
+    line = await program_of(either).event("context.resumed", seen + 1)
+    assert 1 <= line["slept_seconds"] <= STOPPED_SECONDS + 60
+    await running.goes_on()
+
+
+def program_of(gateway: Gateway) -> Program:
+    assert isinstance(gateway.program, Program)
+    return gateway.program

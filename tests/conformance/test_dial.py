@@ -9,6 +9,7 @@ import gc
 import socket
 import ssl
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +32,7 @@ from tests.support.dialing import (
     failure,
 )
 from tests.support.loops import TEST_SECONDS, on_both_loops
+from tests.support.outage import find_packets, lose_packets
 from tests.support.pki import CA, load_cert_chain
 
 # -- straight --
@@ -227,6 +229,36 @@ async def test_unroutable() -> None:
     error = await failure(a_dialer("many.test", 1).dial(Client, None))
     assert error.proxy_error == "destination_ip_unroutable"
     assert "VPN" in error.message
+
+
+def tried_from(port: int) -> set[int]:
+    """The ports from which connections to this one are being tried."""
+    sockets = (line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {
+        int(local.rpartition(":")[2], 16)
+        for local, remote, state in sockets
+        if state == "02" and int(remote.rpartition(":")[2], 16) == port
+    }
+
+
+@on_both_loops
+async def test_a_silent_address_is_tried_again() -> None:
+    """The kernel waits longer with each SYN that is lost; the first try goes on, for slow networks."""
+    async with a_server() as server:
+        lose_packets(server.listener)
+        timeouts = Timeouts(again_seconds=0.1)
+        dialing = asyncio.ensure_future(a_dialer(*server.address, timeouts=timeouts).dial(Client, None))
+        looks = []
+        while len(set().union(*looks)) < 5:
+            await asyncio.sleep(0.01)
+            looks.append(tried_from(server.port))
+        [first] = next(filter(None, looks))
+        assert all(first in look and len(look) <= 2 for look in looks if look)
+        find_packets(server.listener)
+        transport, client = await dialing
+        await echo(client)
+        transport.close()
+        await client.closed()
 
 
 # -- failures of a straight connection --

@@ -1,8 +1,8 @@
 """A network that loses every packet: no FIN, no RST, no acknowledgement, as after a sleep or without the VPN.
 
 The kernel throws away what comes for a socket (a socket filter, Linux's networking/filter.rst), so that its
-peer sees what it would see of a machine that cannot be reached any more: SYNs, bytes and keep-alive probes get
-no answer.
+peer sees what it would see of a machine that cannot be reached any more: SYNs, bytes and keep-alive probes
+get no answer.
 """
 
 from __future__ import annotations
