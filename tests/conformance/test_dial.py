@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from kproxy import eventloop
 from kproxy.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
 from kproxy.sockopts import Keepalive, allow_stalls
 from kproxy.upstream.dial import Timeouts
@@ -167,6 +168,34 @@ async def test_names_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
         dials[0].cancel()
         answered.set()
         assert {type(error) for error in await asyncio.gather(*dials[1:])} == {UpstreamUnreachable}
+
+
+@on_both_loops
+async def test_a_name_that_hangs_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver would send a lost query again after 5 s, as long after the network is back."""
+    monkeypatch.setattr(eventloop, "AGAIN_SECONDS", 0.05)
+    hangs = threading.Event()
+    asked: list[object] = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if host != "many.test" or flags & socket.AI_NUMERICHOST:
+            return real(host, *args, flags=flags, **options)
+        asked.append(host)
+        if len(asked) < 4:
+            assert hangs.wait(TEST_SECONDS)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real("127.0.0.1", *args, flags=flags, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with a_server() as server:
+        dialers = [a_dialer("many.test", server.port) for _ in range(3)]
+        dials = await asyncio.gather(*(each.dial(Client, None) for each in dialers))
+        assert len(asked) == 4
+        hangs.set()
+        for transport, client in dials:
+            transport.close()
+            await client.closed()
 
 
 @on_both_loops
