@@ -350,7 +350,8 @@ class RelayedRequest:
 
     def on_silence(self) -> None:
         """Ask on a second connection, too, if that does no harm; the first answer counts."""
-        is_repeatable = self._replay is not None and self._body_is_complete and self.method in _SAFE
+        is_complete = self._replay is not None and self._body_is_complete
+        is_repeatable = is_complete and self.method in _SAFE and not needs_connection(self.downstream.head)
         outgoing = self.downstream.forwarded
         if not is_repeatable or self._second is not None or self._retries == MAX_RETRIES:
             return
@@ -370,6 +371,7 @@ class RelayedRequest:
         self._second = None
         if first is not None:
             first.abort()
+            self.upstream.connector.note_death()
         if self.downstream.is_write_paused:
             carrier.pause_reading()
 

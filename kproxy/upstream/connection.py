@@ -36,6 +36,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_has_carried",
         "_interims",
         "_is_chunked",
+        "_is_probed",
         "_is_read_paused",
         "_pool",
         "_receiver",
@@ -56,6 +57,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._buffer = b""
         self._is_chunked = False
         self._has_carried = False
+        self._is_probed = False
         self._is_read_paused = False
         self._interims = 0
         self.wants_payload = False
@@ -144,12 +146,20 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return transport
 
     def look_after(self, *, has_slept: bool) -> None:
-        """After a sleep: HTTP/1.1 has no PING, so the kernel finds out whether the peer is there."""
-        if has_slept and self._receiver is not None and self.transport is not None:
-            if self._body is None:
-                self._doubt_soon(self._receiver)
-            else:
-                probe(self.transport)
+        """After a sleep: doubt a peer that has not begun to answer, probe one that has."""
+        if has_slept and self._receiver is not None and self._body is None:
+            self._doubt_soon(self._receiver)
+        elif has_slept:
+            self.probe()
+
+    def probe(self) -> None:
+        """In the middle of an answer the kernel finds out whether the peer lives: HTTP/1.1 has no PING."""
+        if self._body is not None and self.transport is not None and not self._is_probed:
+            self._is_probed = True
+            probe(self.transport, self._end_probe)
+
+    def _end_probe(self) -> None:
+        self._is_probed = False
 
     @property
     def is_usable(self) -> bool:

@@ -206,7 +206,7 @@ class Connector:
         try:
             return await self.open_connection()
         except UpstreamTLSError:
-            return self._pool.take() or await self.open_carrier()
+            return await self.living_carrier()
 
     async def _dial(self, *, offers_http2: bool) -> UpstreamConnection | Http2Connection:
         vain = 0
@@ -251,6 +251,10 @@ class Connector:
 
     def _explain(self, error: Exception) -> KproxyError:
         return self._dialer.explain(error, is_tls=self._is_tls)
+
+    def note_death(self) -> None:
+        """A connection was silent when a second one answered."""
+        self._pool.probe()
 
     def _look_after(self, slept_seconds: float) -> bool:
         is_needed = self._pool.look_after(has_slept=slept_seconds > 0)

@@ -142,6 +142,12 @@ class Pool:
             connection.look_after(has_slept=has_slept)
         return bool(self._open)
 
+    def probe(self) -> None:
+        """One of HTTP/1.1 was silent when another answered: the others may be dead, too."""
+        for connection in self._open:
+            if isinstance(connection, UpstreamConnection):
+                connection.probe()
+
     def share(self, connection: Http2Connection) -> None:
         """Let requests use it, the newest connection first."""
         if not self.shares or connection.opened_with is not self._generation:

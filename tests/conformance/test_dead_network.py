@@ -30,8 +30,8 @@ SOON_SECONDS = 4.0
 """Aimed at is 1 s, which a busy machine may stretch; without doubts it is 15 s and more."""
 RESUMED_SECONDS = 12.0
 """Within that a resume is noticed and dead watches end; aimed at is 7 s. Without it: 45 s and more."""
-STOPPED_SECONDS = 4.0
-"""How long a program must have stood still to believe that the machine slept: 2 s, and some more."""
+STOPPED_SECONDS = 5.0
+"""How long a program must stand still to believe that the machine slept: 2 s more than between two looks."""
 
 
 @asynccontextmanager
@@ -218,6 +218,28 @@ async def test_a_request_on_its_way_when_the_machine_sleeps(gateway: Gateway) ->
     await sleeps(gateway)
     async with soon("GET on its way"):
         assert (await client.read_response()).status == 200
+
+
+async def test_an_upgrade_on_its_way_when_the_machine_sleeps(gateway: Gateway) -> None:
+    """It is asked for once: a second exec would be a second command."""
+    gateway.answers(answers.never_answer(), "/exec")
+    fields = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
+    await gateway.start("GET", "/exec", fields)
+    seen = len(program_of(gateway).log_events("context.resumed"))
+    await sleeps(gateway)
+    await program_of(gateway).event("context.resumed", seen + 1)
+    await asyncio.sleep(1.5)
+    assert received(gateway, "GET", "/exec") == 1
+
+
+async def test_other_watches_end_when_one_connection_is_found_dead(gateway: Gateway) -> None:
+    """No machine slept, a VPN went down and up: a second connection's answer casts a doubt on all others."""
+    running = await gateway.watch()
+    await rested(gateway)
+    gateway.upstream.lose_connections()
+    async with soon("watch", RESUMED_SECONDS):
+        assert (await gateway.request("GET", "/next")).status == 200
+        await running.is_cut()
 
 
 async def test_a_sleep_is_told(either: Gateway) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kproxy import eventloop
+from kproxy import eventloop, sockopts
 from kproxy.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
 from kproxy.sockopts import Keepalive, allow_stalls
 from kproxy.upstream.dial import Timeouts
@@ -120,6 +120,27 @@ async def test_socket_options() -> None:
         allow_stalls(transport)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 0
+        transport.close()
+        await client.closed()
+
+
+@on_both_loops
+async def test_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel asks at once and often, and for a while only: then all is as it was."""
+    monkeypatch.setattr(sockopts, "PROBING_SECONDS", 0.1)
+    names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    async with a_server(ca.server_context()) as server:
+        transport, client = await a_dialer(*server.address).dial(Client, ca.client_context())
+        sock = transport.get_extra_info("socket")
+
+        def settings() -> list[int]:
+            return [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+
+        before, done = settings(), asyncio.Event()
+        sockopts.probe(transport, done.set)
+        assert settings() == [1, 1, 5, 0]
+        await done.wait()
+        assert settings() == before
         transport.close()
         await client.closed()
 

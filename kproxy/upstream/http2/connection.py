@@ -144,9 +144,9 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def look_after(self, *, has_slept: bool) -> None:
         """Press a peer that somebody waits for in vain, and every peer after a sleep."""
-        is_awaited = any(not stream.has_begun for stream in self._streams.values())
-        if has_slept or (is_awaited and self._pulse.is_rested):
-            self._pulse.press()
+        pulse = self._pulse
+        if has_slept or (pulse.is_rested and any(not each.has_begun for each in self._streams.values())):
+            pulse.press()
 
     def retire(self) -> None:
         """Take no new requests; close behind the last one."""
