@@ -72,7 +72,7 @@ async def sleeps(gateway: Gateway) -> None:
 async def test_the_first_request_after_silence(either: Gateway, method: str) -> None:
     """Its connection is dead and the network is back: it is answered soon, and reaches the server once."""
     await rested(either)
-    either.upstream.lose_connections()
+    await either.upstream.lose_connections()
     async with soon(method):
         response = await either.request(method, "/next", body=None if method == "GET" else b"x")
     assert response.status == 200
@@ -83,7 +83,7 @@ async def test_the_first_request_after_silence(either: Gateway, method: str) -> 
 async def test_the_first_get_after_an_outage(either: Gateway, down_seconds: float) -> None:
     """It was sent while nothing arrived, and is answered soon after the network is back."""
     await rested(either)
-    either.upstream.lose_network()
+    await either.upstream.lose_network()
     asked = asyncio.ensure_future(either.request("GET", "/next"))
     await asyncio.sleep(down_seconds)
     assert not asked.done()
@@ -95,7 +95,7 @@ async def test_the_first_get_after_an_outage(either: Gateway, down_seconds: floa
 async def test_a_watch_ends_after_a_sleep(either: Gateway) -> None:
     """Its connection died while the machine slept: it ends within seconds, and its client comes back."""
     running = await either.watch()
-    either.upstream.lose_connections()
+    await either.upstream.lose_connections()
     await sleeps(either)
     async with soon("watch", RESUMED_SECONDS):
         await running.is_cut()
@@ -204,7 +204,7 @@ async def test_a_request_on_its_way_when_http2_dies(http2_gateway: Http2Gateway)
         http2_answers.sequence(http2_answers.script(http2_answers.wait_until_over), http2_answers.echo())
     )
     client, _ = await http2_gateway.begin("GET", "/slow")
-    http2_gateway.upstream.lose_connections()
+    await http2_gateway.upstream.lose_connections()
     async with soon("GET on its way", RESUMED_SECONDS):
         response = await client.read_response()
     assert (response.status, response.json()["connection"]) == (200, 1)
@@ -214,7 +214,7 @@ async def test_a_request_on_its_way_when_the_machine_sleeps(gateway: Gateway) ->
     """Over HTTP/1.1 only the sleep gives rise to a doubt: any answer may take as long as it likes."""
     gateway.answers(answers.sequence(answers.never_answer(), answers.echo()), "/slow")
     client, _ = await gateway.start("GET", "/slow")
-    gateway.upstream.lose_connections()
+    await gateway.upstream.lose_connections()
     await sleeps(gateway)
     async with soon("GET on its way"):
         assert (await client.read_response()).status == 200
@@ -236,7 +236,7 @@ async def test_other_watches_end_when_one_connection_is_found_dead(gateway: Gate
     """No machine slept, a VPN went down and up: a second connection's answer casts a doubt on all others."""
     running = await gateway.watch()
     await rested(gateway)
-    gateway.upstream.lose_connections()
+    await gateway.upstream.lose_connections()
     async with soon("watch", RESUMED_SECONDS):
         assert (await gateway.request("GET", "/next")).status == 200
         await running.is_cut()

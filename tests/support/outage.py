@@ -27,6 +27,12 @@ def lose_packets(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
 
 
+def unacknowledged(sock: socket.socket) -> int:
+    """Packets that the peer has yet to acknowledge (Linux's struct tcp_info): they are sent again."""
+    information = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 28)
+    return int(struct.unpack_from("I", information, 24)[0])
+
+
 def find_packets(sock: socket.socket) -> None:
     """Undo `lose_packets`."""
     sock.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)

@@ -281,16 +281,16 @@ class ByteUpstream:
         for task in self._tasks:
             task.cancel()
 
-    def lose_network(self) -> None:
+    async def lose_network(self) -> None:
         """What comes for this server gets lost, on open connections for ever: nobody is told of their end."""
-        self.lose_connections()
+        await self.lose_connections()
         assert self._listener is not None
         lose_packets(self._listener)
 
-    def lose_connections(self) -> None:
+    async def lose_connections(self) -> None:
         """As `lose_network`, but new connections are taken: the network is back already."""
         for channel in self._channels:
-            channel.lose_packets()
+            await channel.lose_packets()
 
     def find_network(self) -> None:
         """New connections are taken again."""
