@@ -10,10 +10,17 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from kproxy.threads import begin_in_daemon_thread
+
+AGAIN_SECONDS = 1.0
+"""After how long a name that hangs is looked up once more, beside the first time."""
+MAX_LOOKUPS = 10
+"""Of one name: resolvers give up after some 10 s."""
 
 
 class AsyncioLoop(asyncio.SelectorEventLoop):
@@ -64,10 +71,15 @@ def new_loop() -> asyncio.AbstractEventLoop:
 
 
 class _Lookups:
-    """The names that are looked up: each has a thread of its own, and everybody who asks waits for that."""
+    """The names that are looked up: each has a thread of its own, and everybody who asks waits for that.
+
+    While somebody waits another begins every AGAIN_SECONDS: a query that got lost is sent again after 5 s
+    (resolv.conf(5)), which would be as long after a VPN is back.
+    """
 
     def __init__(self) -> None:
-        self._running: dict[object, asyncio.Future[Any]] = {}
+        self._running: dict[object, list[asyncio.Future[Any]]] = {}
+        self._begun_at: dict[object, float] = {}
 
     async def addresses(self, host: Any, port: Any, **options: int) -> Any:
         """`socket.getaddrinfo`, which raises socket.gaierror, and UnicodeError for what can be no name."""
@@ -77,9 +89,28 @@ class _Lookups:
             return look_up(flags=options.get("flags", 0) | socket.AI_NUMERICHOST)
         except (socket.gaierror, UnicodeError):
             asked = (host, port, *sorted(options.items()))
-        lookup = self._running.get(asked)
-        if lookup is None:
-            lookup = self._running[asked] = begin_in_daemon_thread(look_up)
-            lookup.add_done_callback(lambda _: self._running.pop(asked))
-        # Shared: one who leaves does not end it for the others.
-        return await asyncio.shield(lookup)
+        lookups = self._running.setdefault(asked, [])
+        while True:
+            self._begin(asked, lookups, look_up)
+            # Shared: one who leaves does not end it for the others.
+            done, _ = await asyncio.wait(lookups, timeout=AGAIN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            if done:
+                return done.pop().result()
+
+    def _begin(self, asked: object, lookups: list[asyncio.Future[Any]], look_up: Callable[[], Any]) -> None:
+        """Begin a lookup, if there is none yet or the last one takes long."""
+        now = time.monotonic()
+        is_long = now - self._begun_at.get(asked, now) >= AGAIN_SECONDS
+        if lookups and not (is_long and len(lookups) < MAX_LOOKUPS):
+            return
+
+        def end(lookup: asyncio.Future[Any]) -> None:
+            # Its error is for those who wait, if there are any. Who asks from now on asks anew.
+            lookup.cancelled() or lookup.exception()
+            if self._running.get(asked) is lookups:
+                del self._running[asked], self._begun_at[asked]
+
+        lookup = begin_in_daemon_thread(look_up)
+        lookup.add_done_callback(end)
+        lookups.append(lookup)
+        self._begun_at[asked] = now

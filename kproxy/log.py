@@ -33,6 +33,7 @@ EVENTS: Mapping[str, str] = {
     "config.restart_needed": "The config file has other values for `keys`; they wait for a restart.",
     "context.closed": "Nobody used a context for a while: its connections are closed until somebody does.",
     "context.opened": "The first request for a context beside the default one has come.",
+    "context.resumed": "The machine slept for `slept_seconds`: connections are asked for a sign of life.",
     "context.unusable": "A context beside the default one cannot be used, for these `problems`.",
     "credential.ending": "The credential has less than a tenth of its life left, and nothing renews it.",
     "credential.expired": "A new credential has expired already; perhaps a clock is wrong.",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable
+from functools import partial
 
 import structlog
 
@@ -37,6 +38,7 @@ from kproxy.headers import (
 )
 from kproxy.tunnel import Tunnel
 from kproxy.upstream.carrier import Carrier, Outgoing
+from kproxy.upstream.second import Second
 from kproxy.upstream.upstream import Upstream
 from kproxy.wire import Field, RequestHead, ResponseHead
 
@@ -56,7 +58,9 @@ MAX_HOPS = 20
 CONTINUE_SECONDS = 1.0
 
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-# RFC 9110 section 9.2.2: what a proxy may repeat of its own accord.
+# RFC 9110 section 9.2.1: what may be asked twice at the same time.
+_SAFE = frozenset(("GET", "HEAD", "OPTIONS"))
+# Section 9.2.2: what a proxy may repeat of its own accord.
 _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 
 
@@ -142,6 +146,7 @@ class RelayedRequest:
         "_replay",
         "_request_trailers",
         "_retries",
+        "_second",
         "_target",
         "_task",
         "_trailers",
@@ -176,6 +181,8 @@ class RelayedRequest:
         self._replay: bytes | None = b""
         self._request_trailers: list[Field] = []
         self._retries = 0
+        # The same on another connection, while that of `_carrier` may be dead.
+        self._second: Second | None = None
         self._answer: Answer | None = None
         self._trailers: list[Field] = []
         # The 401 that is held back while the credential is renewed.
@@ -197,7 +204,7 @@ class RelayedRequest:
             except CredentialError as error:
                 self._fail(error)
                 return
-            carrier = upstream.connector.idle_carrier()
+            carrier = upstream.connector.idle_carrier(must_live=self.method not in _SAFE)
             if carrier is not None:
                 self._send(carrier, block)
                 return
@@ -225,9 +232,12 @@ class RelayedRequest:
             elif needs_connection(self.downstream.head):
                 connector = upstream.connector
                 carrier = connector.idle_connection() or await connector.open_for_upload()
+            elif is_retry:
+                carrier = await upstream.connector.open_carrier()
+            elif self.method in _SAFE:
+                carrier = upstream.connector.idle_carrier() or await upstream.connector.open_carrier()
             else:
-                idle = None if is_retry else upstream.connector.idle_carrier()
-                carrier = idle or await upstream.connector.open_carrier()
+                carrier = await upstream.connector.living_carrier()
         except Exception as error:
             self._task = None
             self._fail(_ours(error))
@@ -341,6 +351,43 @@ class RelayedRequest:
 
     # -- Receiver: what the API server does --
 
+    def on_silence(self) -> None:
+        """Ask on a second connection, too, if that does no harm; the first answer counts."""
+        is_complete = self._replay is not None and self._body_is_complete
+        is_repeatable = is_complete and self.method in _SAFE and not needs_connection(self.downstream.head)
+        outgoing = self.downstream.forwarded
+        if not is_repeatable or self._second is not None or self._retries == MAX_RETRIES:
+            return
+        assert isinstance(outgoing, Outgoing)
+        self._retries += 1
+        self._second = Second(
+            self,
+            partial(self.upstream.connector.living_carrier, may_ask=False),
+            outgoing,
+            self._replay or b"",
+            self._request_trailers,
+            self._relay.loop,
+        )
+
+    def on_second_chosen(self, carrier: Carrier) -> None:
+        first, self._carrier = self._carrier, carrier
+        self._second = None
+        if first is not None:
+            first.abort()
+            self.upstream.connector.note_death()
+        if self.downstream.is_write_paused:
+            carrier.pause_reading()
+
+    def on_second_failed(self, error: Exception) -> None:
+        self._second = None
+        if self._carrier is None:
+            self._fail(self._named(_ours(error)))
+
+    def _drop_second(self) -> None:
+        second, self._second = self._second, None
+        if second is not None:
+            second.drop()
+
     def on_upstream_paused(self) -> None:
         self.downstream.pause_reading()
 
@@ -348,6 +395,8 @@ class RelayedRequest:
         self.downstream.resume_reading()
 
     def on_interim(self, head: ResponseHead) -> None:
+        if self._second is not None:
+            self._drop_second()
         if head.status == 100:
             if self._continue_timer is None:
                 return
@@ -359,6 +408,8 @@ class RelayedRequest:
     def on_head(self, head: ResponseHead, body: Body, *, is_alone: bool) -> bool:
         if self._continue_timer is not None:
             self._stop_continue_timer()
+        if self._second is not None:
+            self._drop_second()
         if head.status == 401:
             if self._may_renew():
                 self._held = head
@@ -509,6 +560,7 @@ class RelayedRequest:
 
     def on_upgrade(self, head: ResponseHead, early: bytes, detach: Callable[[], asyncio.Transport]) -> None:
         self._stop_continue_timer()
+        self._drop_second()
         downstream = self.downstream
         if not downstream.head.is_upgrade:
             self._abandon_upstream()
@@ -534,7 +586,9 @@ class RelayedRequest:
         carrier, self._carrier = self._carrier, None
         assert carrier is not None
         self._stop_continue_timer()
-        if self._held is not None:
+        if self._second is not None:
+            self._second.go_alone()
+        elif self._held is not None:
             self._release_held()
             self.downstream.abort()
         elif self._answer is None and self._may_retry(carrier, error, is_unprocessed=is_unprocessed):
@@ -543,9 +597,13 @@ class RelayedRequest:
             # A refusal says nothing against connections that are there; one that is dead casts doubt on them.
             self._open(self._credential, is_retry=not is_unprocessed)
         else:
-            if not str(error).startswith("context "):
-                error.args = (f'context "{self.upstream.name}": {error}',)
-            self._fail(error)
+            self._fail(self._named(error))
+
+    def _named(self, error: KproxyError) -> KproxyError:
+        """What went wrong, with the name of the context."""
+        if not str(error).startswith("context "):
+            error.args = (f'context "{self.upstream.name}": {error}',)
+        return error
 
     def _may_retry(self, carrier: Carrier, error: KproxyError, *, is_unprocessed: bool) -> bool:
         """Whether the API server cannot have acted on the request, or acting twice is the same as once.
@@ -604,6 +662,7 @@ class RelayedRequest:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        self._drop_second()
         carrier, self._carrier = self._carrier, None
         if carrier is not None:
             carrier.abort()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 
@@ -36,6 +37,18 @@ class Keepalive:
                 sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
+PROBING_SECONDS = 5
+_PROBING = {
+    # It counts from when the peer was heard last, and would end a long silence at the first probe.
+    "TCP_USER_TIMEOUT": 0,
+    "TCP_KEEPINTVL": 1,
+    "TCP_KEEPCNT": PROBING_SECONDS,
+    # Last: the first probe leaves with it.
+    "TCP_KEEPIDLE": 1,
+    "TCP_KEEPALIVE": 1,
+}
+
+
 def allow_stalls(transport: asyncio.Transport) -> None:
     """Let the peer stop reading for as long as it likes: for tunnels, with a program at a breakpoint.
 
@@ -45,6 +58,32 @@ def allow_stalls(transport: asyncio.Transport) -> None:
     sock = transport.get_extra_info("socket")
     if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
+
+
+def probe(transport: asyncio.Transport, on_done: Callable[[], None]) -> None:
+    """Have the kernel ask the peer for a sign of life now, and end the connection in some 5 s without one.
+
+    `on_done` is called when its usual settings are back, before which there may be no second probe. For a
+    connection on which nothing is being sent: what is not acknowledged is waited for as ever.
+    """
+    sock = transport.get_extra_info("socket")
+    if sock is None or sock.family == socket.AF_UNIX or transport.is_closing():
+        return
+    hasty = {getattr(socket, name): value for name, value in _PROBING.items() if hasattr(socket, name)}
+    usual = {option: sock.getsockopt(socket.IPPROTO_TCP, option) for option in hasty}
+
+    def restore() -> None:
+        if not transport.is_closing():
+            _set(sock, usual)
+        on_done()
+
+    _set(sock, hasty)
+    asyncio.get_running_loop().call_later(2 * PROBING_SECONDS, restore)
+
+
+def _set(sock: socket.socket, options: Mapping[int, int]) -> None:
+    for option, value in options.items():
+        sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def end_by_reset(transport: asyncio.Transport) -> None:

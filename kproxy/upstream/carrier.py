@@ -52,6 +52,9 @@ class Receiver(Protocol):
     def on_lost(self, error: KproxyError, *, is_unprocessed: bool = False) -> None:
         """It ended before the answer did. `is_unprocessed`: the API server has said that it did nothing."""
 
+    def on_silence(self) -> None:
+        """The connection was silent before this request, and still is: it may be dead, or slow."""
+
     def on_upstream_paused(self) -> None:
         """The API server reads slower than we send."""
 

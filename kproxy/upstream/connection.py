@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk
+from kproxy.sockopts import probe
 from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
+from kproxy.upstream.health import PATIENCE_SECONDS
 from kproxy.wire import Field, MalformedHeadError, ResponseHead, find_head
 
 if TYPE_CHECKING:
@@ -34,10 +36,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_has_carried",
         "_interims",
         "_is_chunked",
+        "_is_probed",
         "_is_read_paused",
         "_pool",
         "_receiver",
         "idle_since",
+        "is_rested",
         "is_reused",
         "keep_alive",
         "opened_with",
@@ -53,6 +57,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._buffer = b""
         self._is_chunked = False
         self._has_carried = False
+        self._is_probed = False
         self._is_read_paused = False
         self._interims = 0
         self.wants_payload = False
@@ -63,6 +68,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.is_reused = False
         self.keep_alive = True
         self.idle_since = 0.0
+        """By `vigil.now`."""
+        self.is_rested = False
+        """Whether it was idle for so long that it may be dead: who sends on it is told if it stays silent."""
 
     # -- called by the owner of the exchange --
 
@@ -79,6 +87,16 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         elif body:
             data += body
         self._write(data)
+        if self.is_rested:
+            self._doubt_soon(receiver)
+
+    def _doubt_soon(self, receiver: Receiver) -> None:
+        asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._doubt, receiver)
+
+    def _doubt(self, receiver: Receiver) -> None:
+        has_begun = self._body is not None or self._buffer or self._interims
+        if self._receiver is receiver and not has_begun:
+            receiver.on_silence()
 
     def send_body(self, data: bytes) -> None:
         # Chunks are framed anew: their sizes mean nothing, their extensions could mean something to somebody.
@@ -126,6 +144,22 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._pool.forget(self)
         assert transport is not None
         return transport
+
+    def look_after(self, *, has_slept: bool) -> None:
+        """After a sleep: doubt a peer that has not begun to answer, probe one that has."""
+        if has_slept and self._receiver is not None and self._body is None:
+            self._doubt_soon(self._receiver)
+        elif has_slept:
+            self.probe()
+
+    def probe(self) -> None:
+        """In the middle of an answer the kernel finds out whether the peer lives: HTTP/1.1 has no PING."""
+        if self._body is not None and self.transport is not None and not self._is_probed:
+            self._is_probed = True
+            probe(self.transport, self._end_probe)
+
+    def _end_probe(self) -> None:
+        self._is_probed = False
 
     @property
     def is_usable(self) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import ssl
 
+import structlog
+
 from kproxy.credentials import ClientCertificate
 from kproxy.errors import KproxyError, KubeconfigError, UpstreamTLSError, UpstreamUnreachable
 from kproxy.kube.kubeconfig import ResolvedContext
@@ -17,6 +19,9 @@ from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import Health
 from kproxy.upstream.http2.connection import Http2Connection
 from kproxy.upstream.pool import Opening, Pool
+from kproxy.upstream.vigil import Vigil
+
+_log = structlog.get_logger()
 
 MAX_VAIN_DIALS = 3
 """How many connections in a row may end before they are asked, as those of a server that is restarted do."""
@@ -41,6 +46,7 @@ class Connector:
         self._loop = loop
         self._tally = tally
         self._pool = Pool(loop, self._explain, health)
+        self._vigil = Vigil(loop, self._look_after)
         self._server_hostname = context.cluster.tls_server_name or address.host
         self._is_tls = address.scheme == "https"
         self._offers_http2 = offers_http2
@@ -122,16 +128,26 @@ class Connector:
 
     # -- connections: at once, or None when there is none --
 
-    def idle_carrier(self) -> Carrier | None:
-        return self._pool.take()
+    def idle_carrier(self, *, must_live: bool = False) -> Carrier | None:
+        """`must_live`: none that may have died in silence, for a request that cannot be sent twice."""
+        return self._pool.take(must_live=must_live)
 
     def idle_connection(self) -> Carrier | None:
         """An idle one of HTTP/1.1, for a long upload."""
-        return self._pool.take_connection()
+        return self._pool.take_connection(must_live=True)
 
     # -- those that must be waited for --
 
-    async def open_carrier(self) -> Carrier:
+    async def living_carrier(self, *, may_ask: bool = True) -> Carrier:
+        """One that has not died in silence; `may_ask`: a PING may be waited for to find that out.
+
+        Raises as `open_carrier`.
+        """
+        if may_ask:
+            await self._pool.verify()
+        return self._pool.take(must_live=True) or await self.open_carrier(must_live=True)
+
+    async def open_carrier(self, *, must_live: bool = False) -> Carrier:
         """A fresh connection, or a place on one.
 
         Raises UpstreamUnreachable, UpstreamTLSError or UpstreamTimeout.
@@ -143,7 +159,7 @@ class Connector:
                 self._opening = self._loop.create_task(self._open_for_all())
                 self._opening.add_done_callback(_look_at_error)
             shared = await asyncio.shield(self._opening)
-            carrier = self._pool.take()
+            carrier = self._pool.take(must_live=must_live)
             if carrier is not None:
                 return carrier
             if shared is not None and shared.is_idle and shared.opened_with is self._ssl_context:
@@ -190,7 +206,7 @@ class Connector:
         try:
             return await self.open_connection()
         except UpstreamTLSError:
-            return self._pool.take() or await self.open_carrier()
+            return await self.living_carrier()
 
     async def _dial(self, *, offers_http2: bool) -> UpstreamConnection | Http2Connection:
         vain = 0
@@ -219,6 +235,7 @@ class Connector:
         await self._dialer.dial(lambda: opening, ssl_context, hostname)
         connection = opening.connection
         assert connection is not None
+        self._vigil.start()
         return connection
 
     def _closed_unasked(self) -> UpstreamUnreachable:
@@ -235,6 +252,16 @@ class Connector:
     def _explain(self, error: Exception) -> KproxyError:
         return self._dialer.explain(error, is_tls=self._is_tls)
 
+    def note_death(self) -> None:
+        """A connection was silent when a second one answered."""
+        self._pool.probe()
+
+    def _look_after(self, slept_seconds: float) -> bool:
+        is_needed = self._pool.look_after(has_slept=slept_seconds > 0)
+        if is_needed and slept_seconds:
+            _log.info("context.resumed", context=self._context.name, slept_seconds=round(slept_seconds))
+        return is_needed
+
     # -- its end --
 
     def retire(self) -> None:
@@ -246,6 +273,7 @@ class Connector:
         if self._opening is not None:
             self._opening.cancel()
             await asyncio.wait([self._opening])
+        self._vigil.stop()
         self._pool.close()
 
 

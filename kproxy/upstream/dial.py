@@ -41,6 +41,8 @@ class Timeouts:
     tls_shutdown_seconds: float = 0.5
     """How long a peer may take to say goodbye before its connection is cut; asyncio would wait 30 s."""
     next_address_seconds: float = 0.25
+    again_seconds: float = 0.5
+    """How often an address that is silent is tried once more, beside the first try."""
 
 
 def _trust_the_system() -> ssl.SSLContext:
@@ -124,8 +126,9 @@ class Dialer:
     # -- sockets and transports --
 
     async def _connect(self, host: str, port: int, hop: Hop) -> socket.socket:
-        step = open_socket(host, port, self._keepalive, self._timeouts.next_address_seconds)
-        return await _within(self._timeouts.dial_seconds, "connecting", step, hop)
+        timeouts = self._timeouts
+        step = open_socket(host, port, self._keepalive, timeouts.next_address_seconds, timeouts.again_seconds)
+        return await _within(timeouts.dial_seconds, "connecting", step, hop)
 
     async def _adopt(
         self,

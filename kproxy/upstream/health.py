@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+REST_SECONDS = 5.0
+"""An HTTP/1.1 connection that was silent for longer may be dead; for HTTP/2 see `Health.rest_seconds`."""
+PATIENCE_SECONDS = 0.5
+"""How long a request waits for a first sign of life on one, before another connection is asked."""
+GIVE_UP_SECONDS = 5.0
+"""How long one is kept for its streams that does not say a word when somebody waits for it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,13 +23,19 @@ class Health:
 
     read_idle_seconds: float = 30.0
     ping_seconds: float = 15.0
+    patience_seconds: float = PATIENCE_SECONDS
 
     @property
     def rest_seconds(self) -> float:
         """A connection that was silent for longer is asked with its next request, so that who waits for the
         answer waits for one PING at most.
         """
-        return self.read_idle_seconds / 6
+        return self.read_idle_seconds / 6 or math.inf
+
+    @property
+    def give_up_seconds(self) -> float:
+        """How long a PING may take when somebody waits for it, or the machine has slept."""
+        return min(GIVE_UP_SECONDS, self.ping_seconds)
 
 
 _VARIABLES = {

@@ -10,8 +10,9 @@ from typing import cast
 from kproxy.errors import KproxyError
 from kproxy.upstream.carrier import Carrier
 from kproxy.upstream.connection import UpstreamConnection
-from kproxy.upstream.health import Health
+from kproxy.upstream.health import REST_SECONDS, Health
 from kproxy.upstream.http2.connection import MAX_STREAMS, Http2Connection
+from kproxy.upstream.vigil import now
 
 # After this many connections have closed, what they held is given back to the system, this much later. The
 # TLS of uvloop takes 256 KiB of heap for each; glibc keeps most of it, and more of it at each new burst.
@@ -48,12 +49,17 @@ class Pool:
         explain: Callable[[Exception], KproxyError],
         health: Health,
         idle_seconds: float = IDLE_SECONDS,
+        rest_seconds: float = REST_SECONDS,
     ) -> None:
-        """`explain` says what broke a connection, in the words of who dialled it."""
+        """`explain` says what broke a connection, in the words of who dialled it.
+
+        `rest_seconds` is after how long an idle connection of HTTP/1.1 may be dead.
+        """
         self._loop = loop
         self._explain = explain
         self._health = health
         self._idle_seconds = idle_seconds
+        self._rest_seconds = rest_seconds
         self._generation: object = None
         self.max_streams = MAX_STREAMS
         """What the API server said last: new connections believe it until they hear otherwise."""
@@ -101,20 +107,46 @@ class Pool:
         self._open.add(connection)
         return connection
 
-    def take(self) -> Carrier | None:
-        """A place on a shared connection, or the connection that was idle for the shortest time."""
+    def take(self, *, must_live: bool = False) -> Carrier | None:
+        """A place on a shared connection, or the connection that was idle for the shortest time.
+
+        `must_live`: none that was silent for so long that it may be dead, for what cannot be sent twice.
+        """
         for shared in self._shared:
-            stream = shared.open_stream()
+            stream = shared.open_stream(must_live=must_live)
             if stream is not None:
                 return stream
-        return self.take_connection()
+        return self.take_connection(must_live=must_live)
 
-    def take_connection(self) -> UpstreamConnection | None:
+    def take_connection(self, *, must_live: bool = False) -> UpstreamConnection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_usable:
-                return connection
+            if not connection.is_usable:
+                continue
+            connection.is_rested = now() - connection.idle_since > self._rest_seconds
+            if connection.is_rested and must_live:
+                # What is dialled instead takes its place.
+                connection.close()
+                return None
+            return connection
         return None
+
+    async def verify(self) -> None:
+        """Ask the shared connections that were silent for a sign of life, and wait for it for a moment."""
+        if self._shared:
+            await asyncio.gather(*(shared.verify() for shared in self._shared))
+
+    def look_after(self, *, has_slept: bool) -> bool:
+        """Find out about connections that may be dead while somebody waits; False when there are none."""
+        for connection in list(self._open):
+            connection.look_after(has_slept=has_slept)
+        return bool(self._open)
+
+    def probe(self) -> None:
+        """One of HTTP/1.1 was silent when another answered: the others may be dead, too."""
+        for connection in self._open:
+            if isinstance(connection, UpstreamConnection):
+                connection.probe()
 
     def share(self, connection: Http2Connection) -> None:
         """Let requests use it, the newest connection first."""
@@ -130,7 +162,7 @@ class Pool:
         if is_stale or not connection.keep_alive:
             connection.close()
             return
-        connection.idle_since = self._loop.time()
+        connection.idle_since = now()
         self._idle.append(connection)
         self._sweep_later()
 
@@ -202,7 +234,7 @@ class Pool:
 
     def _close_stale(self) -> None:
         self._sweep = None
-        expired_at = self._loop.time() - self._idle_seconds + 0.001
+        expired_at = now() - self._idle_seconds + 0.001
         while self._idle and self._idle[0].idle_since <= expired_at:
             self._idle.pop(0).close()
         for shared in [each for each in self._shared if each.is_idle and each.idle_since <= expired_at]:
@@ -211,5 +243,5 @@ class Pool:
         waiting = [each.idle_since for each in self._idle] + [each.idle_since for each in self._shared]
         if waiting:
             since = min(waiting)
-            due = max(since, expired_at) + self._idle_seconds
-            self._sweep = self._loop.call_at(due, self._close_stale)
+            left_seconds = max(since, expired_at) + self._idle_seconds - now()
+            self._sweep = self._loop.call_later(left_seconds, self._close_stale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from errno import EADDRNOTAVAIL, EHOSTUNREACH, ENETUNREACH
 from itertools import chain, zip_longest
 
@@ -18,17 +18,16 @@ _Address = tuple[socket.AddressFamily, tuple[str, int] | tuple[str, int, int, in
 
 
 async def open_socket(
-    host: str, port: int, keepalive: Keepalive, next_address_seconds: float
+    host: str, port: int, keepalive: Keepalive, next_address_seconds: float, again_seconds: float
 ) -> socket.socket:
     """A connected non-blocking socket to the first address that answers. Raises OSError.
 
-    The next address gets its chance when the one before fails, or after `next_address_seconds`.
+    The next address gets its chance when the one before fails, or after `next_address_seconds`. When all have
+    had it, those that are silent are tried again every `again_seconds`, beside the first try: the kernel
+    sends a lost SYN again after 1, 3, 7 s and so on, and would find out as late that the network is back.
     """
     loop = asyncio.get_running_loop()
-    addresses = await _resolve(loop, host, port)
-    if len(addresses) == 1:
-        return await _connect(loop, addresses[0], keepalive)
-    return await _race(loop, addresses, keepalive, next_address_seconds)
+    return await _race(loop, await _resolve(loop, host, port), keepalive, next_address_seconds, again_seconds)
 
 
 async def _resolve(loop: asyncio.AbstractEventLoop, host: str, port: int) -> list[_Address]:
@@ -60,36 +59,68 @@ async def _connect(loop: asyncio.AbstractEventLoop, address: _Address, keepalive
     return sock
 
 
+class _Contestant:
+    """An address, its first try and, when that takes long, the last one of those beside it."""
+
+    __slots__ = ("address", "again", "first")
+
+    def __init__(self, address: _Address, first: asyncio.Task[socket.socket]) -> None:
+        self.address = address
+        self.first = first
+        self.again: asyncio.Task[socket.socket] | None = None
+
+    @property
+    def tries(self) -> tuple[asyncio.Task[socket.socket], ...]:
+        return (self.first,) if self.again is None else (self.first, self.again)
+
+
 async def _race(
     loop: asyncio.AbstractEventLoop,
     addresses: Sequence[_Address],
     keepalive: Keepalive,
     next_address_seconds: float,
+    again_seconds: float,
 ) -> socket.socket:
     waiting = deque(addresses)
-    attempts: set[asyncio.Task[socket.socket]] = set()
+    running: list[_Contestant] = []
+    done: set[asyncio.Task[socket.socket]] = set()
     failures: list[BaseException] = []
     try:
-        while waiting or attempts:
+        while waiting or running:
             if waiting:
-                attempts.add(loop.create_task(_connect(loop, waiting.popleft(), keepalive)))
-            done, attempts = await asyncio.wait(
-                attempts,
-                timeout=next_address_seconds if waiting else None,
+                address = waiting.popleft()
+                running.append(_Contestant(address, loop.create_task(_connect(loop, address, keepalive))))
+            elif not done:
+                for each in running:
+                    _drop(each.tries[1:])
+                    each.again = loop.create_task(_connect(loop, each.address, keepalive))
+            done, _ = await asyncio.wait(
+                [attempt for each in running for attempt in each.tries],
+                timeout=next_address_seconds if waiting else again_seconds,
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            for attempt in done:
-                error = attempt.exception()
-                if error is None:
-                    attempts |= done - {attempt}
-                    return attempt.result()
-                failures.append(error)
+            for each in list(running):
+                for attempt in done.intersection(each.tries):
+                    error = attempt.exception()
+                    if error is None:
+                        _drop(other for other in each.tries if other is not attempt)
+                        running.remove(each)
+                        return attempt.result()
+                    failures.append(error)
+                if not done.isdisjoint(each.tries):
+                    _drop(each.tries)
+                    running.remove(each)
     finally:
-        for attempt in attempts:
-            attempt.add_done_callback(_discard)
-            attempt.cancel()
+        for each in running:
+            _drop(each.tries)
     # An address of a family that this machine cannot reach says nothing about the server.
     raise next((error for error in failures if getattr(error, "errno", None) not in UNROUTABLE), failures[0])
+
+
+def _drop(attempts: Iterable[asyncio.Task[socket.socket]]) -> None:
+    for attempt in attempts:
+        attempt.add_done_callback(_discard)
+        attempt.cancel()
 
 
 def _discard(attempt: asyncio.Task[socket.socket]) -> None:

@@ -9,10 +9,12 @@ import gc
 import socket
 import ssl
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kproxy import eventloop, sockopts
 from kproxy.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
 from kproxy.sockopts import Keepalive, allow_stalls
 from kproxy.upstream.dial import Timeouts
@@ -31,6 +33,7 @@ from tests.support.dialing import (
     failure,
 )
 from tests.support.loops import TEST_SECONDS, on_both_loops
+from tests.support.outage import find_packets, lose_packets
 from tests.support.pki import CA, load_cert_chain
 
 # -- straight --
@@ -121,6 +124,27 @@ async def test_socket_options() -> None:
         await client.closed()
 
 
+@on_both_loops
+async def test_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel asks at once and often, and for a while only: then all is as it was."""
+    monkeypatch.setattr(sockopts, "PROBING_SECONDS", 0.1)
+    names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
+    async with a_server(ca.server_context()) as server:
+        transport, client = await a_dialer(*server.address).dial(Client, ca.client_context())
+        sock = transport.get_extra_info("socket")
+
+        def settings() -> list[int]:
+            return [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+
+        before, done = settings(), asyncio.Event()
+        sockopts.probe(transport, done.set)
+        assert settings() == [1, 1, 5, 0]
+        await done.wait()
+        assert settings() == before
+        transport.close()
+        await client.closed()
+
+
 # -- several addresses --
 
 
@@ -165,6 +189,34 @@ async def test_names_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
         dials[0].cancel()
         answered.set()
         assert {type(error) for error in await asyncio.gather(*dials[1:])} == {UpstreamUnreachable}
+
+
+@on_both_loops
+async def test_a_name_that_hangs_is_looked_up_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A resolver would send a lost query again after 5 s, as long after the network is back."""
+    monkeypatch.setattr(eventloop, "AGAIN_SECONDS", 0.05)
+    hangs = threading.Event()
+    asked: list[object] = []
+    real = socket.getaddrinfo
+
+    def getaddrinfo(host: Any, *args: Any, flags: int = 0, **options: Any) -> Any:
+        if host != "many.test" or flags & socket.AI_NUMERICHOST:
+            return real(host, *args, flags=flags, **options)
+        asked.append(host)
+        if len(asked) < 4:
+            assert hangs.wait(TEST_SECONDS)
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        return real("127.0.0.1", *args, flags=flags, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", getaddrinfo)
+    async with a_server() as server:
+        dialers = [a_dialer("many.test", server.port) for _ in range(3)]
+        dials = await asyncio.gather(*(each.dial(Client, None) for each in dialers))
+        assert len(asked) == 4
+        hangs.set()
+        for transport, client in dials:
+            transport.close()
+            await client.closed()
 
 
 @on_both_loops
@@ -227,6 +279,36 @@ async def test_unroutable() -> None:
     error = await failure(a_dialer("many.test", 1).dial(Client, None))
     assert error.proxy_error == "destination_ip_unroutable"
     assert "VPN" in error.message
+
+
+def tried_from(port: int) -> set[int]:
+    """The ports from which connections to this one are being tried."""
+    sockets = (line.split()[1:4] for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
+    return {
+        int(local.rpartition(":")[2], 16)
+        for local, remote, state in sockets
+        if state == "02" and int(remote.rpartition(":")[2], 16) == port
+    }
+
+
+@on_both_loops
+async def test_a_silent_address_is_tried_again() -> None:
+    """The kernel waits longer with each SYN that is lost; the first try goes on, for slow networks."""
+    async with a_server() as server:
+        lose_packets(server.listener)
+        timeouts = Timeouts(again_seconds=0.1)
+        dialing = asyncio.ensure_future(a_dialer(*server.address, timeouts=timeouts).dial(Client, None))
+        looks = []
+        while len(set().union(*looks)) < 5:
+            await asyncio.sleep(0.01)
+            looks.append(tried_from(server.port))
+        [first] = next(filter(None, looks))
+        assert all(first in look and len(look) <= 2 for look in looks if look)
+        find_packets(server.listener)
+        transport, client = await dialing
+        await echo(client)
+        transport.close()
+        await client.closed()
 
 
 # -- failures of a straight connection --

@@ -13,6 +13,9 @@ import ssl
 import struct
 from collections.abc import Callable
 
+from tests.support.outage import lose_packets, unacknowledged
+from tests.support.patience import until
+
 READ_BYTES = 64 * 1024
 
 
@@ -134,6 +137,12 @@ class Channel:
         if self.is_open:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.abandon()
+
+    async def lose_packets(self) -> None:
+        """From now on the peer gets no answer at all, not even from our kernel: see outage.py."""
+        # What we have sent must not be sent again: a dead network is silent.
+        await until(lambda: not unacknowledged(self._socket), "everything is acknowledged")
+        lose_packets(self._socket)
 
     async def _fill(self) -> bool:
         data = await self._loop.sock_recv(self._socket, READ_BYTES)

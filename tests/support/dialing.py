@@ -96,6 +96,7 @@ class Server:
 
     host: str
     port: int
+    listener: socket.socket
 
 
 @contextlib.asynccontextmanager
@@ -104,6 +105,7 @@ async def a_server(
 ) -> AsyncIterator[Server]:
     server = Server(tls, greeting)
     listener = await asyncio.start_server(server.serve, host, 0, ssl=tls)
+    server.listener = listener.sockets[0]
     server.host, server.port = listener.sockets[0].getsockname()[:2]
     async with listener:
         yield server

@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from tests.support import http1
 from tests.support.channel import Channel
+from tests.support.outage import find_packets, lose_packets
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.ports import reserved_port
 
@@ -279,6 +280,22 @@ class ByteUpstream:
                 channel.close()
         for task in self._tasks:
             task.cancel()
+
+    async def lose_network(self) -> None:
+        """What comes for this server gets lost, on open connections for ever: nobody is told of their end."""
+        await self.lose_connections()
+        assert self._listener is not None
+        lose_packets(self._listener)
+
+    async def lose_connections(self) -> None:
+        """As `lose_network`, but new connections are taken: the network is back already."""
+        for channel in self._channels:
+            await channel.lose_packets()
+
+    def find_network(self) -> None:
+        """New connections are taken again."""
+        assert self._listener is not None
+        find_packets(self._listener)
 
     async def wait_for_requests(self, count: int, timeout: float = LAST_RESORT_SECONDS) -> list[Request]:
         """All requests, once there are `count` whose heads came."""

@@ -50,6 +50,7 @@ from kproxy.upstream.http2.frames import (
 from kproxy.upstream.http2.hpack import NO_TABLE, Decoder, MalformedBlockError, Pair
 from kproxy.upstream.http2.pulse import Pulse
 from kproxy.upstream.http2.stream import Http2Stream
+from kproxy.upstream.vigil import now
 from kproxy.wire import MalformedHeadError, ResponseHead
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self.opened_with = opened_with
         """The TLS context it was dialled with, by identity: no new stream outlives that."""
         self._loop = loop
-        self._pulse = Pulse(loop, health, self._ping, self._lose)
+        self._pulse = Pulse(loop, health, self._ping, self._doubt, self._lose)
         self._transport: asyncio.Transport | None = None
         self._streams: dict[int, Http2Stream] = {}
         self._pledged = 0
@@ -108,7 +109,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._has_more_room = False
         """Whether a body that waits may go on: windows have grown since it was tried."""
         self._out: list[bytes] = []
-        self.idle_since = loop.time()
+        self.idle_since = now()
 
     def __repr__(self) -> str:
         return f"<Http2Connection {len(self._streams)} streams>"
@@ -123,12 +124,29 @@ class Http2Connection(asyncio.BufferedProtocol):
     def is_idle(self) -> bool:
         return not self._pledged
 
-    def open_stream(self) -> Http2Stream | None:
-        """A stream for one request, None when the connection takes no more."""
+    def open_stream(self, *, must_live: bool = False) -> Http2Stream | None:
+        """A stream for one request, None when the connection takes no more, or may be dead.
+
+        `must_live`: one that was silent for a while will not do, unless it is asked first (`verify`).
+        """
         if self._is_ending or self._pledged >= self._max_streams or not self.is_usable:
+            return None
+        pulse = self._pulse
+        if pulse.doubted_at > pulse.heard_at or (must_live and pulse.is_rested):
             return None
         self._pledged += 1
         return Http2Stream(self, is_reused=self._next_id > 1)
+
+    async def verify(self) -> None:
+        """Ask a connection that was silent for a while for a sign of life, and wait for it for a moment."""
+        if self._pulse.is_rested:
+            await self._pulse.verify()
+
+    def look_after(self, *, has_slept: bool) -> None:
+        """Press a peer that somebody waits for in vain, and every peer after a sleep."""
+        pulse = self._pulse
+        if has_slept or (pulse.is_rested and any(not each.has_begun for each in self._streams.values())):
+            pulse.press()
 
     def retire(self) -> None:
         """Take no new requests; close behind the last one."""
@@ -163,8 +181,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._streams[stream_id] = stream
         self.write_block(stream_id, block, ends=ends)
         pulse = self._pulse
-        if self._loop.time() - pulse.heard_at > pulse.rest_seconds:
-            pulse.ask_after_rest()
+        if now() - pulse.heard_at > pulse.rest_seconds:
+            pulse.press()
 
     def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None:
         """Send a header block."""
@@ -191,7 +209,7 @@ class Http2Connection(asyncio.BufferedProtocol):
                 self.write(rst_stream(stream.id, code))
         self._pledged -= 1
         if not self._pledged:
-            self.idle_since = self._loop.time()
+            self.idle_since = now()
             if self._is_ending:
                 self.close()
 
@@ -241,7 +259,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             self.buffer_updated(len(piece))
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._pulse.heard_at = self._loop.time()
+        self._pulse.heard_at = now()
         size = len(self._rest) + nbytes
         self._rest = b""
         try:
@@ -443,7 +461,9 @@ class Http2Connection(asyncio.BufferedProtocol):
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a PING is for the whole connection")
         if len(payload) != 8:
             raise ConnectionFault(ErrorCode.FRAME_SIZE_ERROR, "a PING frame has a wrong length")
-        if not flags & ACK:
+        if flags & ACK:
+            self._pulse.note_answer()
+        else:
             self.write(frame(PING, ACK, 0, payload))
 
     def _take_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
@@ -506,6 +526,10 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def _ping(self) -> None:
         self.write(frame(PING, 0, 0, bytes(8)))
+
+    def _doubt(self) -> None:
+        for stream in list(self._streams.values()):
+            stream.doubt()
 
     def pause_writing(self) -> None:
         self.is_write_paused = True

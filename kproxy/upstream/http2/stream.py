@@ -232,6 +232,11 @@ class Http2Stream:
         if receiver is not None:
             receiver.on_end(trailers)
 
+    def doubt(self) -> None:
+        """The connection may be dead: somebody who waits for a first word may want to ask elsewhere."""
+        if self._receiver is not None and not self.has_begun:
+            self._receiver.on_silence()
+
     def fail(self, error: KproxyError, *, is_unprocessed: bool = False) -> None:
         """Tell the receiver; the connection has let go of the stream already."""
         receiver, self._receiver = self._receiver, None
