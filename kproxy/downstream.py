@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+from collections import deque
 from collections.abc import Callable, Coroutine
 from http import HTTPStatus
 from time import monotonic
@@ -31,6 +32,8 @@ from kproxy.wire import Field, MalformedHeadError, RequestHead, find_head
 # Bytes of later, pipelined requests that are kept while one is being answered; then reading stops.
 MAX_PIPELINED_BYTES = 64 * 1024
 MAX_REMEMBERED_BYTES = 4096
+# So long requests that are answered at once follow each other; then others have their turn.
+TURN_SECONDS = 0.001
 # What is read and thrown away of the body of a request that was already answered, before we give up on it.
 MAX_DRAINED_BYTES = 256 * 1024
 # How long a refused upload may take to notice that it was refused, before its connection is cut.
@@ -98,6 +101,32 @@ class Waiting(Discard):
         self._downstream.finish(keep_alive=False)
 
 
+class Turns:
+    """Connections that had their turn and have more to do: one of them goes on in each round of the loop.
+
+    However many clients flood us, who sends a request now and then waits for one turn, not for all of theirs.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: deque[Callable[[], None]] = deque()
+
+    @property
+    def are_awaited(self) -> bool:
+        return bool(self._waiting)
+
+    def wait(self, go_on: Callable[[], None]) -> None:
+        if not self._waiting:
+            self._loop.call_soon(self._next)
+        self._waiting.append(go_on)
+
+    def _next(self) -> None:
+        go_on = self._waiting.popleft()
+        if self._waiting:
+            self._loop.call_soon(self._next)
+        go_on()
+
+
 class Listener(Protocol):
     """What a connection needs of the listener that accepted it."""
 
@@ -108,6 +137,7 @@ class Listener(Protocol):
     """Whether only programs of this machine reach it: on a loopback address or a unix socket."""
     is_tls: bool
     connections: set[Downstream]
+    turns: Turns
 
     def dispatch(self, downstream: Downstream, head: RequestHead) -> None:
         """Find who answers `head`: must lead to `answer`, `refuse` or `hand_to`, at once."""
@@ -127,13 +157,16 @@ class Downstream(asyncio.Protocol):
         "_has_skipped_line",
         "_is_advancing",
         "_is_eof",
+        "_is_held",
         "_is_lingering",
         "_is_read_paused",
+        "_is_turn",
         "_lingers",
         "_look_out",
         "_loop",
         "_raw_head",
         "_timer",
+        "_waits",
         "answering",
         "client",
         "client_address",
@@ -169,10 +202,15 @@ class Downstream(asyncio.Protocol):
         self._discarded_bytes = 0
         self._has_skipped_line = False
         self._is_advancing = False
+        self._waits = False
+        """Whether it has had its turn, and is to go on in a later round of the loop."""
+        self._is_turn = False
         self._is_eof = False
         self._is_lingering = False
         self._closes = False
         self._lingers = False
+        self._is_held = False
+        """Whether the handler wants no more of the body for now."""
         self._is_read_paused = False
         self.is_write_paused = False
         self.transport: asyncio.Transport | None = None
@@ -211,7 +249,7 @@ class Downstream(asyncio.Protocol):
             self.answering.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self._body is not None:
+        if self._body is not None and not self._buffer:
             data = self._feed_body(data)
             if not data:
                 return
@@ -223,7 +261,7 @@ class Downstream(asyncio.Protocol):
             self._advance()
         elif len(self._buffer) > MAX_PIPELINED_BYTES:
             # No hold for an upgrade's early bytes beyond this either: the tunnel will ask for more.
-            self.pause_reading()
+            self._stop_reading()
 
     def eof_received(self) -> bool:
         self._is_eof = True
@@ -254,16 +292,55 @@ class Downstream(asyncio.Protocol):
 
         A client that does not read its answers waits, or those that are given at once would pile up.
         """
-        if self._is_advancing:
+        if self._is_advancing or self._waits:
             # A handler that answered at once calls back into here; the loop below goes on instead.
             return
         self._is_advancing = True
+        began_at = 0.0
         try:
             while self._handler is None and self._buffer and self.transport is not None:
-                if self._closes or self.is_write_paused or not self._read_head():
+                if self._closes or self.is_write_paused:
                     return
+                if began_at and self._has_had_turn(began_at):
+                    self._give_way()
+                    return
+                if not self._read_head():
+                    return
+                began_at = began_at or self.exchange.started_at
         finally:
             self._is_advancing = False
+
+    def _has_had_turn(self, began_at: float) -> bool:
+        """Whether others are next. Who did not wait has no turn while others do."""
+        is_turn = self._is_turn or not self.listener.turns.are_awaited
+        return not is_turn or monotonic() - began_at > TURN_SECONDS
+
+    def _give_way(self) -> None:
+        """Go on when it is our turn again. What comes meanwhile waits in the client's kernel."""
+        if not self._waits:
+            self._waits = True
+            self._stop_reading()
+            self.listener.turns.wait(self._take_turn)
+
+    def _take_turn(self) -> None:
+        self._waits = False
+        self._is_turn = True
+        try:
+            self._go_on()
+        finally:
+            self._is_turn = False
+
+    def _go_on(self) -> None:
+        if self.transport is None:
+            return
+        if self._body is not None and self._buffer:
+            if self._is_held:
+                return
+            data, self._buffer = self._buffer, b""
+            self._buffer = self._feed_body(data) + self._buffer
+        if self._handler is None and not self.is_write_paused:
+            self._advance()
+        self._read_on()
 
     def _read_head(self) -> bool:
         buffer = self._buffer
@@ -333,7 +410,12 @@ class Downstream(asyncio.Protocol):
                 BadRequest(f"the request body is not framed as HTTP/1.1 says: {broken}", broken.status)
             )
             return b""
-        if body.is_finished and self._body is body:
+        if self._is_lingering:
+            return b""
+        if not body.is_finished:
+            if used < len(data):
+                self._give_way()
+        elif self._body is body:
             self._body = None
             if self._handler is _DISCARD:
                 self._next()
@@ -388,13 +470,32 @@ class Downstream(asyncio.Protocol):
             self.transport.write(data)
 
     def pause_reading(self) -> None:
+        """For the handler: no more of the body until `resume_reading`."""
+        self._is_held = True
+        self._stop_reading()
+
+    def resume_reading(self) -> None:
+        self._is_held = False
+        if self._body is not None and self._buffer:
+            self._give_way()
+        else:
+            self._read_on()
+
+    def _stop_reading(self) -> None:
         if not self._is_read_paused and self.transport is not None and not self.transport.is_closing():
             self._is_read_paused = True
             self.transport.pause_reading()
             self._look_out = self._loop.call_later(LOOK_OUT_SECONDS, self._look_for_reset)
 
-    def resume_reading(self) -> None:
-        if self._is_read_paused and self.transport is not None and not self.transport.is_closing():
+    def _read_on(self) -> None:
+        """Read again, unless there is a reason left not to."""
+        if not self._is_read_paused or self._is_held or self._waits:
+            return
+        # A head may be longer than what is kept while another request is answered.
+        has_room = len(self._buffer) <= MAX_PIPELINED_BYTES or (
+            self._handler is None and not self.is_write_paused
+        )
+        if has_room and self.transport is not None and not self.transport.is_closing():
             self._is_read_paused = False
             self.transport.resume_reading()
             self._end_look_out()
@@ -490,10 +591,11 @@ class Downstream(asyncio.Protocol):
             if self.transport is not None:
                 self.transport.close()
             return
-        if self._is_read_paused:
-            self.resume_reading()
+        self._is_held = False
         if self._buffer:
             self._advance()
+        if self._is_read_paused and not self._is_advancing:
+            self._read_on()
 
     def abort(self) -> None:
         """Cut the connection: the only honest end of an answer that cannot be completed."""

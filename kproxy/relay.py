@@ -501,7 +501,8 @@ class RelayedRequest:
         # It was held as it came, because it was not yet known how it would be passed on.
         if answer.wants_payload:
             payload: list[bytes] = []
-            body.feed(pending, payload)
+            while pending and not body.is_finished:
+                pending = pending[body.feed(pending, payload) :]
             pending = b"".join(payload)
             if self._carrier is not None:
                 self._carrier.wants_payload = True

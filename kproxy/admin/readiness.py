@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 import structlog
 
-from kproxy.downstream import Downstream
+from kproxy.downstream import Downstream, Turns
 from kproxy.errors import KproxyError
 from kproxy.exchange import Exchange
 from kproxy.headers import map_target
@@ -125,6 +125,7 @@ class _Probe:
         self, relay: Relay, upstream: Upstream, target: str, loop: asyncio.AbstractEventLoop
     ) -> None:
         self.connections: set[Downstream] = set()
+        self.turns = Turns(loop)
         self._relay = relay
         self._upstream = upstream
         self._target = target

@@ -9,7 +9,7 @@ import ssl
 from collections.abc import Callable
 from typing import Literal
 
-from kproxy.downstream import Downstream
+from kproxy.downstream import Downstream, Turns
 from kproxy.exchange import Exchange
 from kproxy.listeners.binding import BACKLOG, SocketFile
 from kproxy.listening import is_loopback, joined
@@ -43,6 +43,7 @@ class Listener:
         self.url = _url(self.name, is_tls=self.is_tls) if self.kind == "tcp" else f"unix:{self.name}"
         """Where to reach it from this machine: `https://127.0.0.1:8443`, `unix:/run/kproxy.sock`."""
         self.connections: set[Downstream] = set()
+        self.turns: Turns
         self.dispatch = dispatch
         self.finished = finished
         self._socket = bound
@@ -55,6 +56,7 @@ class Listener:
 
     async def start(self, loop: asyncio.AbstractEventLoop) -> None:
         """Accept connections from now on."""
+        self.turns = Turns(loop)
         is_tls = self._tls is not None
         self._server = await loop.create_server(
             lambda: Downstream(self, loop),

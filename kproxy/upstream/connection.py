@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
-from kproxy.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk
+from kproxy.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk, without
 from kproxy.sockopts import probe
 from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
 from kproxy.upstream.health import PATIENCE_SECONDS
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 # Every connection reads into this one and copies what came: a read of its own size would have the C library
 # map and unmap 256 KiB of memory for each answer. Nothing is kept in it between two callbacks.
 _BUFFER = memoryview(bytearray(256 * 1024))
+# What of an answer in tiny chunks may wait for its turn; then reading stops. Not at once: a server that
+# closes behind its answer would cut it, since uvloop's TLS gives up what is unread then.
+_MAX_REST_BYTES = 1024 * 1024
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
@@ -36,10 +39,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_has_carried",
         "_interims",
         "_is_chunked",
+        "_is_lost",
         "_is_probed",
         "_is_read_paused",
+        "_lost_by",
         "_pool",
         "_receiver",
+        "_rest",
+        "_waits",
         "idle_since",
         "is_rested",
         "is_reused",
@@ -55,6 +62,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._receiver: Receiver | None = None
         self._body: Body | None = None
         self._buffer = b""
+        self._rest = b""
+        """What of the body has come, and waits for its turn."""
+        self._waits = False
+        self._is_lost = False
+        self._lost_by: Exception | None = None
         self._is_chunked = False
         self._has_carried = False
         self._is_probed = False
@@ -116,8 +128,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self._is_read_paused = False
+        self._is_read_paused = False
+        if self._rest:
+            self._give_way()
+        elif self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def release(self) -> None:
@@ -183,6 +197,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             # An answer nobody asked for: reading it as the next one would be response splitting.
             self.abort()
             return
+        if self._rest:
+            self._rest += data
+            self._bound_rest()
+            return
         # An answer has begun: whatever happens now, it was not the request that found the connection dead.
         self.is_reused = False
         try:
@@ -211,7 +229,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
                         return
             self._feed(receiver, self._body, data)
         except MalformedHeadError as error:
-            self._fail(UpstreamProtocolError(f"the API server's answer is not HTTP/1.1: {error}"))
+            self._fail(_not_http(error))
         except UpstreamProtocolError as error:
             self._fail(error)
 
@@ -232,13 +250,48 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             if payload:
                 receiver.on_body(payload[0] if len(payload) == 1 else b"".join(payload))
         elif used:
-            receiver.on_body(data if used == len(data) else data[:used])
+            passed = data if used == len(data) else data[:used]
+            # Chunk extensions mean nothing beyond this connection (RFC 9112, 7.1.1).
+            receiver.on_body(without(passed, body.cuts) if body.cuts else passed)
         if broken is not None:
             raise broken
-        if body.is_finished and self._receiver is receiver:
+        if self._receiver is not receiver:
+            return
+        if body.is_finished:
             if used < len(data):
                 self.keep_alive = False
             self._finish(receiver, body)
+        elif used < len(data):
+            self._rest = data[used:]
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Go on with the rest in the next round of the loop: so many chunks hold up everybody else."""
+        if not self._waits:
+            self._waits = True
+            self._bound_rest()
+            asyncio.get_running_loop().call_soon(self._go_on)
+
+    def _bound_rest(self) -> None:
+        if len(self._rest) > _MAX_REST_BYTES and self.transport is not None:
+            self.transport.pause_reading()
+
+    def _go_on(self) -> None:
+        self._waits = False
+        receiver, body = self._receiver, self._body
+        if receiver is None or body is None or self._is_read_paused:
+            return
+        rest, self._rest = self._rest, b""
+        try:
+            self._feed(receiver, body, rest)
+        except MalformedHeadError as error:
+            self._fail(_not_http(error))
+        if self._rest or self._is_read_paused:
+            return
+        if self._is_lost:
+            self._tell_of_loss()
+        else:
+            self.resume_reading()
 
     def _finish(self, receiver: Receiver, body: Body) -> None:
         self._receiver = None
@@ -271,6 +324,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
         self._pool.forget(self)
+        self.keep_alive = False
+        self._is_lost = True
+        self._lost_by = exc
+        if not self._rest:
+            self._tell_of_loss()
+
+    def _tell_of_loss(self) -> None:
+        exc = self._lost_by
         if self._receiver is not None:
             if exc is not None:
                 self._fail(self._explain(exc))
@@ -295,3 +356,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         if self._receiver is not None:
             self._receiver.on_upstream_resumed()
+
+
+def _not_http(error: MalformedHeadError) -> UpstreamProtocolError:
+    return UpstreamProtocolError(f"the API server's answer is not HTTP/1.1: {error}")

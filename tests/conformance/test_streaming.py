@@ -75,13 +75,40 @@ async def test_many_watches_do_not_mix(either: Gateway) -> None:
 
 
 async def test_chunks_pass_as_they_came(gateway: Gateway) -> None:
-    """Framing is not redone: chunk sizes, extensions and trailers are the API server's own."""
-    body = b"3;a=b\r\nabc\r\n00001\r\nd\r\n0;x\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n"
+    """Framing is not redone: chunk sizes and trailers are the API server's own."""
+    body = b"3\r\nabc\r\n00001\r\nd\r\n0\r\nX-Sum: 1\r\nx-sum: 2\r\n\r\n"
     gateway.answers(script(head(200, [*CHUNKED, ("Trailer", "X-Sum")]) + body))
     client, _ = await gateway.start()
     response = await client.read_head()
     assert response.value("Trailer") == "X-Sum"
     assert await client.read_exactly(len(body)) == body
+
+
+@pytest.mark.parametrize("is_slow", [False, True], ids=["at-once", "byte-by-byte"])
+async def test_chunk_extensions_end_here(gateway: Gateway, is_slow: bool) -> None:
+    """They are of one hop (RFC 9112, 7.1.1), as those of uploads, however they are cut on the way."""
+    body = b"3;a=b\r\nabc\r\n01 ; x=\"y\"\r\nd\r\n4 \r\n;e=f\r\n0;x\r\nX-Sum: a;b\r\n\r\n"
+    passed = b"3\r\nabc\r\n01\r\nd\r\n4\r\n;e=f\r\n0\r\nX-Sum: a;b\r\n\r\n"
+    pieces = [body[at : at + 1] for at in range(len(body))] if is_slow else [body]
+    gateway.answers(script(head(200, CHUNKED), *pieces))
+    client, _ = await gateway.start()
+    await client.read_head()
+    assert await client.read_exactly(len(passed)) == passed
+    gateway.answers(chunked([b"next"]))
+    assert (await client.request("GET", "/api")).text == "next"
+
+
+async def test_an_answer_in_tiny_chunks_arrives_whole(gateway: Gateway) -> None:
+    """Read in turns, so that it holds up nobody; also when the API server closes right behind it."""
+    size = 100_000
+    body = b"".join(b"1\r\n%c\r\n" % (65 + at % 26) for at in range(size)) + b"0\r\n\r\n"
+    gateway.answers(script(head(200, CHUNKED) + body), "/kept")
+    gateway.answers(script(head(200, [*CHUNKED, ("Connection", "close")]) + body, Step.CLOSE))
+    client = await gateway.connect()
+    for target in ("/kept", "/kept", "/closed"):
+        response = await client.request("GET", target)
+        assert response.body.is_complete
+        assert bytes(response.body.data) == bytes(65 + at % 26 for at in range(size))
 
 
 async def test_a_followed_log_without_a_length_passes_as_it_comes(gateway: Gateway) -> None:
