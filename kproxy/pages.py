@@ -31,6 +31,8 @@ from kproxy.folder import File, Folder, Moved, decode_path
 from kproxy.wire import RequestHead
 
 PIECE_BYTES = 256 * 1024
+# Of one request; beyond, all of the file is sent (RFC 9110, 14.2).
+MAX_RANGES = 32
 
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
@@ -228,6 +230,8 @@ def parse_ranges(header: str, size_bytes: int) -> list[range]:
     unit, _, specs = header.partition("=")
     if unit != "bytes":
         return []  # RFC 9110, 14.2: a unit that is not known is ignored
+    if specs.count(",") >= MAX_RANGES:
+        return []  # an attack or a mistake, as below
     ranges: list[range] = []
     is_outside = False
     for spec in (part.strip(" \t") for part in specs.split(",")):

@@ -290,6 +290,8 @@ async def test_a_range_without_bytes_is_416(server: PageServer, wanted: str) -> 
     [
         ("hello.txt", [("Range", "bites=1-2")]),
         ("hello.txt", [("Range", "bytes=0-19,0-19")]),
+        ("blob", [("Range", f"bytes={','.join(f'{at}-{at}' for at in range(33))}")]),
+        ("blob", [("Range", f"bytes={','.join(['0-0'] * 10_000)}")]),
         ("hello.txt", [("Range", "bytes=0-3"), ("If-Range", EARLIER)]),
         ("hello.txt", [("Range", "bytes=0-3"), ("If-Range", LATER)]),
         ("hello.txt", [("Range", "bytes=0-3"), ("If-Range", '"x"')]),
@@ -299,9 +301,9 @@ async def test_a_range_without_bytes_is_416(server: PageServer, wanted: str) -> 
 async def test_a_range_that_does_not_count_sends_all(
     server: PageServer, root: Path, name: str, headers: list[tuple[str, str]]
 ) -> None:
-    """Unknown units, more bytes than there are, another date in If-Range, an empty file: 200."""
+    """Unknown units, more bytes or parts than are served, another date in If-Range, an empty file: 200."""
     response = await get(server, f"/static/{name}", *headers)
-    assert (response.status, response.text) == (200, (root / name).read_text())
+    assert (response.status, bytes(response.body.data)) == (200, (root / name).read_bytes())
 
 
 async def test_if_range_with_the_same_date_serves_the_range(server: PageServer) -> None:

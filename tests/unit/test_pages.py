@@ -35,6 +35,8 @@ from tests.support.patience import LAST_RESORT_SECONDS
         ("bytes=-11", [range(10)]),
         ("bytes= 2 - 3 ,, 5-", [range(2, 4), range(5, 10)]),
         ("bytes=8-99,10-", [range(8, 10)]),
+        (f"bytes={',' * 31}0-0", [range(1)]),
+        (f"bytes={',' * 32}0-0", []),
         ("bytes=0-5,5-9", []),
         ("bytes=999999999999999999-,0-0", [range(1)]),
     ],
