@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.framing import ChunkedBody, CloseBody, LengthBody, body_of, chunk, last_chunk
+from kproxy.framing import (
+    MAX_CHUNKS_AT_ONCE,
+    ChunkedBody,
+    CloseBody,
+    LengthBody,
+    body_of,
+    chunk,
+    last_chunk,
+    without,
+)
 from kproxy.wire import MalformedHeadError, ResponseHead
 
 
@@ -51,6 +60,30 @@ def test_chunked_framing_does_not_depend_on_how_it_arrives(cuts: list[int]) -> N
     assert used == len(CHUNKED)
     assert b"".join(payload) == b"abc0123456789"
     assert [field[2] for field in body.trailers] == [b"X-Sum: 1"]
+
+
+@given(st.lists(st.integers(0, len(CHUNKED)), max_size=12))
+def test_what_is_passed_on_has_no_extensions(places: list[int]) -> None:
+    """Wherever the bytes are cut: all else stays as it came."""
+    body, passed = ChunkedBody(), b""
+    for start, end in pairwise([0, *sorted(places), len(CHUNKED)]):
+        used = body.feed(CHUNKED[start:end])
+        passed += without(CHUNKED[start : start + used], body.cuts)
+
+    assert passed == CHUNKED.replace(b" ;ext=1", b"")
+
+
+def test_many_chunks_are_read_in_turns() -> None:
+    """A call of `feed` takes a bounded number of them, and goes on where it left off."""
+    stream, payload, calls = chunk(b"x") * 10_000 + last_chunk(), list[bytes](), 0
+    body = ChunkedBody()
+    while stream:
+        stream = stream[body.feed(stream, payload) :]
+        calls += 1
+
+    assert body.is_finished
+    assert b"".join(payload) == b"x" * 10_000
+    assert calls == 10_000 // MAX_CHUNKS_AT_ONCE + 1
 
 
 @pytest.mark.parametrize(
