@@ -152,6 +152,7 @@ class Downstream(asyncio.Protocol):
         "_body",
         "_buffer",
         "_closes",
+        "_connected_at",
         "_discarded_bytes",
         "_handler",
         "_has_skipped_line",
@@ -216,6 +217,7 @@ class Downstream(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.client = "unix"
         self.client_address: bytes | None = None
+        self._connected_at = monotonic()
 
     def __repr__(self) -> str:
         state = "closed" if self.transport is None else "handling" if self._handler else "idle"
@@ -455,6 +457,22 @@ class Downstream(asyncio.Protocol):
         """Whether another request may come on this connection after the answer at hand."""
         return not self._closes
 
+    @property
+    def idle_since(self) -> float | None:
+        """Since when nobody waits for an answer or reads one; None when somebody does."""
+        transport = self.transport
+        if self._handler is not None or self._waits or self._is_lingering or transport is None:
+            return None
+        if transport.is_closing() or transport.get_write_buffer_size():
+            return None
+        exchange = getattr(self, "exchange", None)
+        return self._connected_at if exchange is None else exchange.finished_at
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether some of the next request has come."""
+        return bool(self._buffer)
+
     def hand_to(self, handler: Handler) -> None:
         """`handler` answers the request at hand and must end with `finish` or `abort`."""
         self._handler = handler
@@ -541,6 +559,11 @@ class Downstream(asyncio.Protocol):
         head = self.head
         as_text = shows_text_alone(head.path, head.text(b"accept") or "")
         self._answer_error(error, fields, sends_body=head.method != "HEAD", as_text=as_text)
+
+    def turn_away(self, error: KproxyError) -> None:
+        """Answer the request at hand in plain text, whatever the client takes, and take no other one."""
+        self._closes = self._lingers = True
+        self._answer_error(error, sends_body=self.head.method != "HEAD", as_text=True)
 
     def _answer_error(
         self,

@@ -48,6 +48,9 @@ def new_loop() -> asyncio.AbstractEventLoop:
         reset before the first bytes of TLS, nor of a pipe that is given up before it is read.
         """
 
+        accepts_one_by_one = True
+        """Whether a server of it accepts one client in each round; asyncio's accepts a thousand."""
+
         def __init__(self) -> None:
             super().__init__()
             self._lookups = _Lookups()
@@ -61,6 +64,14 @@ def new_loop() -> asyncio.AbstractEventLoop:
             finally:
                 if (given := options.get("sock")) is not None:
                     given.detach()
+
+        async def connect_accepted_socket(
+            self, protocol_factory: Any, sock: socket.socket, **options: Any
+        ) -> Any:
+            try:
+                return await super().connect_accepted_socket(protocol_factory, sock, **options)
+            finally:
+                sock.detach()
 
         async def connect_read_pipe(self, protocol_factory: Any, pipe: Any) -> Any:
             with pipe:

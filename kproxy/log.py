@@ -47,6 +47,7 @@ EVENTS: Mapping[str, str] = {
     "kubeconfig.reloaded": "A changed kubeconfig or CA file of it is in force; with the facts of the start.",
     "kubeconfig.write_failed": "Renewed OIDC tokens could not be written back to the kubeconfig.",
     "library.reported": "A Python library had something to say.",
+    "listener.crowded": "Open files are near `limit` (ulimit -n): idle clients are closed, oldest first.",
     "listener.exposed": "Other machines can reach this listener; whoever does acts with your credentials.",
     "log.dropped": "Lines were lost because whoever reads stderr did not keep up; `count` says how many.",
     "request.finished": "A request has ended; status 0 means that the client got no answer.",

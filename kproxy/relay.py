@@ -67,8 +67,12 @@ _IDEMPOTENT = frozenset(("GET", "HEAD", "OPTIONS", "PUT", "DELETE"))
 class Relay:
     """Starts relayed requests and knows those that are running."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, make_room: Callable[[], bool] = lambda: False
+    ) -> None:
+        """`make_room` sees before a dial that there are descriptors; True: the loop's next round has them."""
         self.loop = loop
+        self.make_room = make_room
         self.running: set[RelayedRequest] = set()
         self.is_draining = False
         self.ended = asyncio.Event()
@@ -218,6 +222,8 @@ class RelayedRequest:
         upstream = self.upstream
         try:
             _check_hops(self.downstream.head, upstream)
+            if self._relay.make_room():
+                await asyncio.sleep(0)
             if self._retries > 1:
                 await asyncio.sleep(RETRY_SECONDS * 4 ** (self._retries - 2))
             if credential is None and has_own_authorization(self.downstream.head):

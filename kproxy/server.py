@@ -38,6 +38,7 @@ from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kubecontext import server_address, warnings_for
 from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy
 from kproxy.listeners.binding import bind
+from kproxy.listeners.descriptors import Descriptors
 from kproxy.listeners.listener import Listener
 from kproxy.log import Output, configure, hide_secrets
 from kproxy.logfile import LogFile
@@ -136,7 +137,8 @@ async def _serve(
         open_one = opener(config, plan.clusters)
         upstreams = Upstreams(open_one, plan.contexts, loop, idle_seconds=config.context_idle_seconds)
         owned.push_async_callback(upstreams.close)
-        relay = Relay(loop)
+        descriptors = Descriptors()
+        relay = Relay(loop, descriptors.make_room)
         listeners: list[Listener] = []
         endpoints = open_endpoints(
             config, metrics, upstreams, relay, loop, lambda: listeners, lambda: access_log.dropped, name
@@ -145,7 +147,7 @@ async def _serve(
         app = open_app(config, plan.policy, upstreams, relay, endpoints, loop)
         owned.callback(access_log.close)
         certificates = open_certificates(config)
-        listeners += open_listeners(config, certificates, app, metrics, owned)
+        listeners += open_listeners(config, certificates, app, metrics, descriptors, owned)
         if certificates is not None:
             await owned.enter_async_context(certificates)
         governed = Governed(
@@ -344,6 +346,7 @@ def open_listeners(
     certificates: Certificates | None,
     app: App,
     metrics: Metrics,
+    descriptors: Descriptors,
     owned: contextlib.AsyncExitStack,
 ) -> tuple[Listener, ...]:
     """All sockets bound, or none: `owned` closes them again. Raises ConfigError or KproxyError."""
@@ -352,7 +355,9 @@ def open_listeners(
         for bound in bind(each, is_exposed_allowed=config.unsafe_listen):
             owned.callback(bound.socket.close)
             tls = certificates.open(each, bound.names) if certificates and bound.names else None
-            listener = Listener(bound.socket, app.dispatch, metrics.note, file=bound.file, tls=tls)
+            listener = Listener(
+                bound.socket, app.dispatch, metrics.note, file=bound.file, tls=tls, descriptors=descriptors
+            )
             owned.callback(listener.stop_accepting)
             opened.append(listener)
     return tuple(opened)

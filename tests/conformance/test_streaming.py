@@ -87,7 +87,7 @@ async def test_chunks_pass_as_they_came(gateway: Gateway) -> None:
 @pytest.mark.parametrize("is_slow", [False, True], ids=["at-once", "byte-by-byte"])
 async def test_chunk_extensions_end_here(gateway: Gateway, is_slow: bool) -> None:
     """They are of one hop (RFC 9112, 7.1.1), as those of uploads, however they are cut on the way."""
-    body = b"3;a=b\r\nabc\r\n01 ; x=\"y\"\r\nd\r\n4 \r\n;e=f\r\n0;x\r\nX-Sum: a;b\r\n\r\n"
+    body = b'3;a=b\r\nabc\r\n01 ; x="y"\r\nd\r\n4 \r\n;e=f\r\n0;x\r\nX-Sum: a;b\r\n\r\n'
     passed = b"3\r\nabc\r\n01\r\nd\r\n4\r\n;e=f\r\n0\r\nX-Sum: a;b\r\n\r\n"
     pieces = [body[at : at + 1] for at in range(len(body))] if is_slow else [body]
     gateway.answers(script(head(200, CHUNKED), *pieces))

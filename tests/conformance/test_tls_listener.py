@@ -192,11 +192,23 @@ async def test_clients_that_connect_and_say_nothing_hold_up_nobody(program: Prog
             assert await program.stopped(signal.SIGTERM) == 0
 
 
-async def test_plain_http_is_no_noise(program: Program, pair: Pair) -> None:
-    """A client that forgot the s, or a port scanner: no traceback, and the next one is served."""
+@pytest.mark.parametrize("method", ["GET", "POST", "HEAD"])
+async def test_plain_http_is_told_so(
+    program: Program, pair: Pair, upstream: ByteUpstream, method: str
+) -> None:
+    """A client that forgot the s, or a port scanner: 400 with the right URL, no traceback, and the next one
+    is served. Nothing else is answered over plain http."""
     async with await RawClient.connect(program.address) as client:
-        await client.send(request_bytes("GET", "/api"))
-        await client.read_to_end()
+        # A second one behind it, which must not get through either.
+        asked = request_bytes(method, "/api", body=b"x" * 1000 if method == "POST" else None)
+        await client.send(asked + request_bytes("GET", "/-/healthz"))
+        response = await client.read_response(method)
+        assert (response.status, response.value("Content-Type")) == (400, "text/plain; charset=utf-8")
+        told = "" if method == "HEAD" else f"use https://127.0.0.1:{program.port}\n"
+        assert response.text.endswith(told)
+        assert await client.read_to_end() == b""
+        assert client.end == "eof"
+    assert upstream.requests == []
     async with await connect(program, pair.ca) as client:
         assert (await client.request("GET", "/api")).status == 200
     assert await program.stopped() == 0
