@@ -316,6 +316,8 @@ class App:
         mount = prefix + target[: len(target) - len(stripped)] if prefix else ""
         base_path = seat.upstream.base_path if seat.upstream is not None else ""
         refusal = self._policy.check_request(head.method, path, base_path)
+        if refusal is None and self._prefixes.api.startswith("/api"):
+            refusal = self._policy.check_prefix(path, self._prefixes.api)
         return Route(seat, refusal, stripped, info, mount.encode("latin-1"), base_path)
 
     def _strip(self, target: str) -> str | None:

@@ -33,7 +33,8 @@ from kproxy.filters.automaton import (
 _MAX_RUNE = 0x10FFFF
 _MAX_CASED = 0x1FFFF
 _MAX_REPEAT = 1000  # regexp/syntax: maxRepeat, of nested ones together
-_MAX_SIZE = 50_000
+_MAX_DEPTH = 1000  # regexp/syntax: maxHeight
+_MAX_SIZE = 10_000
 
 Ranges = list[tuple[int, int]]
 
@@ -80,6 +81,8 @@ class _Group:
 
     def close(self) -> _Atom:
         branches = [*self.branches, self.atoms]
+        if sum(len(atom.program) for branch in branches for atom in branch) > _MAX_SIZE:
+            raise GoRegexpError("expression too large")
         program = alternatives([[step for atom in branch for step in atom.program] for branch in branches])
         return _Atom(program, max((atom.repeats for branch in branches for atom in branch), default=1))
 
@@ -231,6 +234,8 @@ class _Translation:
                 return
         else:
             raise GoRegexpError(f"invalid or unsupported Perl syntax: `{self.source[self.at : self.at + 3]}`")
+        if len(self.groups) > _MAX_DEPTH:
+            raise GoRegexpError(f"expression nests too deeply: `{self.source}`")
         self.groups.append(_Group(self.flags))
         self.flags = inner
 

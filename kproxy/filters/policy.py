@@ -11,22 +11,26 @@ since browsers ask no leave for WebSockets (RFC 6455 section 10.2) or simple req
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
+from functools import wraps
+from typing import NamedTuple, ParamSpec
 
 from kproxy.errors import ConfigError, Denied, NavigationDenied
+from kproxy.filters.automaton import Steps
 from kproxy.filters.pathrules import (
-    is_ambiguous,
+    MAX_JUDGED_BYTES,
+    MAX_ODD_BYTES,
+    TooManyReadings,
     leads_through_proxy,
     leaves_root,
     opens_stream,
-    other_spelling,
     readings,
 )
-from kproxy.filters.rules import Rule, Rules, as_flag, compile_rules, exactly, quoted
+from kproxy.filters.rules import MAX_STEPS, Rule, Rules, as_flag, compile_rules, exactly, quoted
 from kproxy.listening import is_loopback
+from kproxy.requestinfo import decoded_path
 
 _STREAMS = {"^/api/.*/pods/.*/exec": "exec", "^/api/.*/pods/.*/attach": "attach"}
 
@@ -36,9 +40,6 @@ DEFAULT_ACCEPT_HOSTS = ("^localhost$", r"^127\.0\.0\.1$", r"^\[::1\]$")
 DEFAULT_REJECT_METHODS = ("^$",)
 DEFAULT_ACCEPT_ORIGINS: tuple[str, ...] = ()
 
-# A path of 64 KB may have dozens of readings: to judge them all takes seconds, in which everybody waits.
-MAX_ODD_PATH_BYTES = 8 * 1024
-
 _MAX_SHOWN = 90  # characters of client input in one message, twice at most
 
 _HOST = re.compile(r"(\[[0-9a-f:.]{2,45}\]|[0-9a-z._~-]{1,255})(?::([0-9]{0,5}))?")
@@ -46,6 +47,22 @@ _ORIGIN = re.compile(r"([a-z][0-9a-z+.-]*)://(\[[0-9a-f:.]+\]|[0-9a-z._~-]+)(?::
 _DEFAULT_PORTS = {"http": "80", "https": "443"}
 # Names and addresses nobody owns (RFC 2606, 5737, 3849): a list that has them has everything.
 _NOBODYS_HOSTS = ("kproxy.invalid", "192.0.2.1", "[2001:db8::1]")
+
+
+_P = ParamSpec("_P")
+
+
+def _returning_denied(check: Callable[_P, Denied | None]) -> Callable[_P, Denied | None]:
+    """A check that returns what the rules raise where they take too long."""
+
+    @wraps(check)
+    def checked(*args: _P.args, **kwargs: _P.kwargs) -> Denied | None:
+        try:
+            return check(*args, **kwargs)
+        except Denied as denied:
+            return denied
+
+    return checked
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,7 +95,7 @@ class Policy:
         problems: list[str] = []
         hosts = compile_rules("accept-hosts", accept_hosts, problems, ignore_case=True)
         # `--accept-hosts=.*` opens the proxy to other names of this machine, not to the pages of the world.
-        is_open = any(_match_host(hosts, host) for host in _NOBODYS_HOSTS)
+        is_open = any(_match_host(hosts, host, Steps(sys.maxsize)) for host in _NOBODYS_HOSTS)
         policy = Policy(
             accept_paths=compile_rules("accept-paths", accept_paths, problems).map(_path_rule),
             reject_paths=compile_rules("reject-paths", reject_paths, problems).map(_reject_rule),
@@ -92,6 +109,7 @@ class Policy:
             raise ConfigError(problems)
         return policy
 
+    @_returning_denied
     def check_host(self, host: str | None) -> Denied | None:
         """Judge a Host header; None is HTTP/1.0 without one. Stops names rebound to this machine."""
         if host is None:
@@ -110,6 +128,7 @@ class Policy:
             message += f"; start with {self.accept_hosts.widened(exactly(authority.host))} to allow it"
         return _denied(self.accept_hosts, message)
 
+    @_returning_denied
     def check_browser(
         self,
         *,
@@ -173,8 +192,7 @@ class Policy:
         )
 
     def _check_navigation(self, path: str, fetch_user: str | None) -> NavigationDenied | None:
-        is_too_long = len(path) > MAX_ODD_PATH_BYTES and is_ambiguous(path)
-        if is_too_long or leads_through_proxy(path):
+        if leads_through_proxy(path):
             reason = "leads behind a /proxy/ of the API server, to an app that a GET may change"
         elif fetch_user != "?1":
             reason = "the browser does not say that you clicked (Sec-Fetch-User: ?1)"
@@ -184,17 +202,19 @@ class Policy:
             self.accept_origins.flag, f"a page of another site sent the browser here, and {reason}"
         )
 
-    def allows_origin(self, origin: str) -> bool:
+    def allows_origin(self, origin: str, steps: Steps | None = None) -> bool:
         """Whether --accept-origins has the origin: its expressions are searched in all of `https://host:port`.
 
         One without a scheme, as `^dev\\.example$`, is searched in the host alone too. `null`, which every
-        sandboxed frame sends, is never allowed.
+        sandboxed frame sends, is never allowed. Raises Denied where the expressions take too long.
         """
         parts = _ORIGIN.fullmatch(origin.lower())
         return parts is not None and (
-            self.accept_origins.match(origin.lower()) or _match_host(self.accept_origins, parts[2])
+            self.accept_origins.match(origin.lower(), steps)
+            or _match_host(self.accept_origins, parts[2], steps)
         )
 
+    @_returning_denied
     def check_request(self, method: str, path: str, base_path: str = "") -> Denied | None:
         """Judge method and path: raw, as on the wire (latin-1), without query and --api-prefix.
 
@@ -203,36 +223,47 @@ class Policy:
         """
         if self.disable_filter:
             return None
-        if len(path) > MAX_ODD_PATH_BYTES and is_ambiguous(path):
-            return _denied(
-                self.reject_paths,
-                f"path {_shown(path)} is too long to be judged in every way it may be read; one with "
-                f"escapes, ';' and the like may have {MAX_ODD_PATH_BYTES} bytes. Start with --disable-filter "
-                "to allow it",
-            )
-        accepted, possible = readings(path)
+        begins_with_base = bool(base_path) and path.startswith(base_path + "/")
+        try:
+            accepted, possible = readings(path.removeprefix(base_path) if begins_with_base else path)
+        except TooManyReadings:
+            return _denied(self.reject_paths, f"{_unjudged(path)}. Start with --disable-filter to allow it")
         if base_path:
-            possible = (*possible, *(other_spelling(each, base_path) for each in possible))
-        if found := self.reject_paths.first(possible):
+            base = decoded_path(base_path)
+            if begins_with_base:
+                accepted = tuple(base + each for each in accepted)
+            possible = tuple(
+                dict.fromkeys(
+                    [
+                        *possible,
+                        *(base + each for each in possible),
+                        *(each.removeprefix(base) for each in possible if each.startswith(base + "/")),
+                    ]
+                )
+            )
+        steps = Steps(MAX_STEPS)
+        if found := self.reject_paths.first(possible, steps):
             rule, reading = found
+            others = self.reject_paths.narrowed(possible, steps)
             return _denied(
                 self.reject_paths,
                 f"path {_shown(path)}{_read_as(reading, path)} matches --reject-paths "
-                f"{quoted(rule.source)}; start with {self.reject_paths.narrowed(possible)} "
-                "or --disable-filter to allow it",
+                f"{quoted(rule.source)}; start with {others} or --disable-filter to allow it",
             )
         # The API server takes no lower-case methods, but what stands between may.
         spellings = (method, method.upper())
-        if found := self.reject_methods.first(spellings):
+        if found := self.reject_methods.first(spellings, steps):
+            others = self.reject_methods.narrowed(spellings, steps)
             return _denied(
                 self.reject_methods,
                 f"method {_shown(method)} matches --reject-methods {quoted(found[0].source)}; "
-                f"start with {self.reject_methods.narrowed(spellings)} or --disable-filter to allow it",
+                f"start with {others} or --disable-filter to allow it",
             )
+        steps = Steps(MAX_STEPS)  # so that no expression is blamed for those of another flag
         if any(map(leaves_root, possible)):
             return _denied(self.accept_paths, f"path {_shown(path)} leads above the root of the API")
         for reading in accepted:
-            if not self.accept_paths.match(reading):
+            if not self.accept_paths.match(reading, steps):
                 return _denied(
                     self.accept_paths,
                     f"path {_shown(path)}{_read_as(reading, path)} is not in "
@@ -241,10 +272,30 @@ class Policy:
                 )
         return None
 
+    def check_prefix(self, path: str, prefix: str) -> Denied | None:
+        """Judge whether a raw path below `prefix`, which ends in a slash, stays there in every reading.
+
+        With --disable-filter, too: what is outside of an --api-prefix is not served.
+        """
+        try:
+            prefixes = tuple({each.rstrip("/") + "/" for each in readings(prefix)[1]})
+            _, possible = readings(path)
+        except TooManyReadings:
+            return Denied("api-prefix", _unjudged(path))
+        for reading in possible:
+            if not f"{reading}/".startswith(prefixes):
+                return Denied(
+                    "api-prefix",
+                    f"path {_shown(path)}{_read_as(reading, path)} leads out of "
+                    f"--api-prefix={quoted(prefix)}",
+                )
+        return None
+
     def warnings(self, *, has_unix_socket: bool) -> tuple[str, ...]:
         """What a person should know at the start about filters that let much through, or mean little."""
         found: list[str] = []
-        if any(map(self.allows_origin, _nobodys_origins(self.accept_origins))):
+        unhurried = Steps(sys.maxsize)
+        if any(self.allows_origin(each, unhurried) for each in _nobodys_origins(self.accept_origins)):
             found.append(
                 f"{self.accept_origins.shown()} accepts pages of sites that anybody may own: what your "
                 "browser opens can read and change all that you can; name the origins that are meant, as in "
@@ -265,7 +316,7 @@ class Policy:
                 f"cautious: {flags} refuses nothing"
             )
         exec_path = "/api/v1/namespaces/default/pods/web/exec"
-        if self.reject_methods.match("POST") and self.check_request("GET", exec_path) is None:
+        if self.reject_methods.match("POST", unhurried) and self.check_request("GET", exec_path) is None:
             found.append(
                 "--reject-methods does not stop exec and attach: over WebSocket they are GET requests; "
                 f"keep {as_flag('reject-paths', DEFAULT_REJECT_PATHS)}"
@@ -331,22 +382,33 @@ def _authority(host: str) -> _Authority | None:
 
 def _path_rule(rule: Rule) -> Rule:
     # kubectl strips its API prefix `/` off the path `/` and judges "": here both `^$` and `^/$` are the root.
-    return rule._replace(matches=lambda path: rule.matches(path) or (path == "/" and rule.matches("")))
+    return rule._replace(
+        matches=lambda path, steps: rule.matches(path, steps) or (path == "/" and rule.matches("", steps))
+    )
 
 
 def _reject_rule(rule: Rule) -> Rule:
     """The default expressions stand for what they mean, all others for what they say."""
     verb = _STREAMS.get(rule.source)
-    return rule._replace(matches=partial(opens_stream, verb=verb)) if verb else _path_rule(rule)
+    if verb is None:
+        return _path_rule(rule)
+    return rule._replace(matches=lambda path, steps: opens_stream(path, verb))
 
 
-def _match_host(rules: Rules, host: str) -> bool:
+def _match_host(rules: Rules, host: str, steps: Steps | None = None) -> bool:
     # kubectl's net.SplitHostPort takes the brackets off when a port follows: lists know both spellings.
-    return rules.match(host) or (host.startswith("[") and rules.match(host[1:-1]))
+    return rules.match(host, steps) or (host.startswith("[") and rules.match(host[1:-1], steps))
 
 
 def _denied(rules: Rules, message: str) -> Denied:
     return Denied(rules.flag, message)
+
+
+def _unjudged(path: str) -> str:
+    return (
+        f"path {_shown(path)} is too long to be judged in every way it may be read; one with escapes, ';' "
+        f"and the like may have {MAX_ODD_BYTES} bytes, and all its readings {MAX_JUDGED_BYTES}"
+    )
 
 
 def _read_as(reading: str, path: str) -> str:

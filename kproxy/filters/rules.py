@@ -6,14 +6,19 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
+from kproxy.errors import Denied
+from kproxy.filters.automaton import Steps, TooManySteps
 from kproxy.filters.goregexp import GoRegexpError, compile_go
+
+MAX_STEPS = 300_000
+"""What all expressions of a flag may take for one request: some 20 ms, in which everybody waits."""
 
 
 class Rule(NamedTuple):
-    """One expression of a flag and what it matches."""
+    """One expression of a flag and what it matches; the call raises TooManySteps."""
 
     source: str
-    matches: Callable[[str], bool]
+    matches: Callable[[str, Steps], bool]
 
 
 class Rules(NamedTuple):
@@ -22,12 +27,27 @@ class Rules(NamedTuple):
     flag: str
     rules: tuple[Rule, ...]
 
-    def first(self, texts: Iterable[str]) -> tuple[Rule, str] | None:
-        """The first rule that matches one of `texts`, and the text it matches."""
-        return next(((rule, text) for rule in self.rules for text in texts if rule.matches(text)), None)
+    def first(self, texts: Iterable[str], steps: Steps | None = None) -> tuple[Rule, str] | None:
+        """The first rule that matches one of `texts`, and the text it matches. Raises Denied as `match`."""
+        steps = steps or Steps(MAX_STEPS)
+        return next(
+            ((rule, text) for rule in self.rules for text in texts if self._matches(rule, text, steps)), None
+        )
 
-    def match(self, text: str) -> bool:
-        return any(rule.matches(text) for rule in self.rules)
+    def match(self, text: str, steps: Steps | None = None) -> bool:
+        """Whether any rule matches. Raises Denied where more steps are needed to know, or than MAX_STEPS."""
+        steps = steps or Steps(MAX_STEPS)
+        return any(self._matches(rule, text, steps) for rule in self.rules)
+
+    def _matches(self, rule: Rule, text: str, steps: Steps) -> bool:
+        try:
+            return rule.matches(text, steps)
+        except TooManySteps:
+            raise Denied(
+                self.flag,
+                f"to match this request takes too long, at last with --{self.flag} {quoted(rule.source)}; "
+                "write them without large counts as in '.{0,200}', or send a shorter request",
+            ) from None
 
     def map(self, change: Callable[[Rule], Rule]) -> Rules:
         return self._replace(rules=tuple(map(change, self.rules)))
@@ -40,9 +60,17 @@ class Rules(NamedTuple):
         """The flag with more expressions."""
         return as_flag(self.flag, [*(rule.source for rule in self.rules), *sources])
 
-    def narrowed(self, texts: Sequence[str]) -> str:
-        """The flag without the rules that match one of `texts`."""
-        return as_flag(self.flag, [rule.source for rule in self.rules if not any(map(rule.matches, texts))])
+    def narrowed(self, texts: Sequence[str], steps: Steps | None = None) -> str:
+        """The flag without the rules that match one of `texts`. Raises Denied as `match`."""
+        steps = steps or Steps(MAX_STEPS)
+        return as_flag(
+            self.flag,
+            [
+                rule.source
+                for rule in self.rules
+                if not any(self._matches(rule, text, steps) for text in texts)
+            ],
+        )
 
     def doubts(self) -> list[str]:
         """What is odd about expressions that compile, one sentence each."""

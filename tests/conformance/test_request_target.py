@@ -126,6 +126,9 @@ async def test_a_long_target_passes(gateway: Gateway) -> None:
         "/x/%2e%2e/api/v1/namespaces/ns/pods/p/exec",
         "/x/..%2Fapi/v1/namespaces/ns/pods/p/exec",
         "/api/v1/namespaces/ns/pods/p/%65xec",
+        "/api/v1/namespaces/default/pods/web;%2Fproxy%2F/exec",
+        "/api/v1/namespaces/default/pods;%2Fy%2Fproxy%2F/web/attach",
+        "/api/v1/namespaces/default/pods/web%C0%AFexec",
     ],
 )
 async def test_exec_is_refused_however_it_is_written(gateway: Gateway, target: str) -> None:
@@ -136,4 +139,13 @@ async def test_exec_is_refused_however_it_is_written(gateway: Gateway, target: s
     assert (status["kind"], status["reason"]) == ("Status", "Forbidden")
     assert "--reject-paths" in status["message"]
     assert response.value("Proxy-Status") == 'kproxy; error=http_request_denied; details="reject-paths"'
+    assert gateway.upstream.requests == []
+
+
+async def test_a_path_with_too_many_readings_is_refused(gateway: Gateway) -> None:
+    """With the reason, and before it costs others their time."""
+    odd = "/" + "%255c..;%2F%00.%2e/%2509.%23%c0%af%3f" * 200
+    _, response = await gateway.raw(b"GET " + odd.encode() + HOST)
+    assert response.status == 403, response.text
+    assert "too long to be judged in every way it may be read" in response.json()["message"]
     assert gateway.upstream.requests == []

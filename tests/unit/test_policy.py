@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -140,6 +142,22 @@ def test_kubectls_own_cases(
         APP + "/..%5C..%5C..%5Cpods%5Cp%5Cexec",
         APP + "/%252e%252e/%252e%252e/%252e%252e/pods/p/exec",
         APP + "/.%09./.%09./.%09./pods/p/exec",
+        # to one that takes parameters off before it decodes
+        "/api/v1/namespaces/default/pods/web;%2Fproxy%2F/exec",
+        "/api/v1/namespaces/default/pods;%2Fy%2Fproxy%2F/web/attach",
+        "/api/v1/namespaces/default/pods/web;x%252Fproxy%252F/exec",
+        "/api/v1/namespaces/default/pods/web;%5Cproxy%5C/exec",
+        "/api/v1/nodes/n;%2Fx/proxy/exec/ns/pod/ctr",
+        "/api/v1/nodes/n/proxy;%2Fx/run/ns/pod/ctr",
+        # what is cleaned before it is decoded, or while a slash is part of a name
+        APP + "/a%2Fb/c%2Fd/%2e%2e/../../../../pods/p/exec",
+        APP + "/a%2Fb/../../../../pods/p/exec",
+        # overlong, full-width
+        "/api/v1/namespaces/default/pods/web%C0%AFexec",
+        "/api/v1/namespaces/default/pods/web-0%e0%80%afexec",
+        APP + "/%c0%ae%c0%ae/%c0%ae%c0%ae/%c0%ae%c0%ae/pods/p/exec",
+        "/api/v1/namespaces/default/pods/web%EF%BC%8Fexec",
+        "/api/v1/namespaces/default/pods/web/%EF%BD%85xec",
     ],
 )  # fmt: skip
 def test_exec_and_attach_are_refused_however_they_are_spelt(path: str) -> None:
@@ -178,6 +196,118 @@ def test_exec_and_attach_are_refused_however_they_are_spelt(path: str) -> None:
 def test_what_passes_by_default(path: str) -> None:
     """Everything else, and what an app behind a service calls its own pages."""
     assert DEFAULT.check_request("GET", path) is None
+
+
+ODD_BUT_RIGHT = [
+    "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods/web-0",
+    "/apis/custom.metrics.k8s.io/v1beta1/namespaces/default/pods/%2A/http_requests",
+    "/apis/external.metrics.k8s.io/v1beta1/namespaces/default/s0-rabbitmq-a%2Fb",
+    "/apis/rbac.authorization.k8s.io/v1/clusterroles/system:controller:job-controller",
+    "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+    "/api/v1/namespaces/kube-system/services/https:kubernetes-dashboard:/proxy/#/login",
+    "/api/v1/namespaces/kube-system/services/https:kubernetes-dashboard:/proxy/",
+    "/api/v1/namespaces/default/pods/",
+    "/api/v1/namespaces/default/pods/web-0:8080/proxy/",
+    "/openapi/v3/apis/apps/v1",
+    "/.well-known/openid-configuration",
+    APP + "/",
+    APP + "//static/../static/app.js",
+    APP + "/login;jsessionid=0A1B2C3D.node1",
+    APP + "/cars;color=red;year=2012/wheels;front",
+    APP + "/a;b%2Fc;d/e%3Bf",
+    APP + "/api/v4/projects/group%2Fsub%2Fproject/repository/files/src%2Fmain%2Epy/raw",
+    APP + "/api/datasources/proxy/1/api/v1/query_range",
+    APP + "/_search%3Fq=x",
+    APP + "/index%20of%20files/100%25%20done.txt",
+    APP + "/redirect/https%3A%2F%2Fhost.example%2Fa%2520b%3Fq%3D1%23frag;jsessionid=12//x",
+    APP + "/caf%C3%A9/%E4%BD%A0%E5%A5%BD%EF%BC%81/%F0%9F%98%80",
+    APP + "/na\u00efve".encode().decode("latin-1"),
+    APP + "/%C0%E9latin-1/%B0%A1euc-kr/%c4%e3%ba%c3gbk",
+    APP + "/C%3A%5CUsers%5Cme%5Cnotes.txt",
+    APP + "/vhost/%2F/queue/a%2Fb",
+    APP + "/api/queues/%2f/my.queue/get",
+    APP + "/repos/org%2Frepo/blob/main/../../x",
+    APP + "/files/a/..%2F..%2Fup/..hidden/...",
+    APP + "/pods/x%2Fexec;v=1",
+    APP + "/v2/library/nginx/manifests/sha256:0123456789abcdef",
+    APP + "/+/@scope%2Fpackage/-/package-1.0.0.tgz",
+    APP + "/matrix;a=1;b=%2F;c=%3B/%7Bid%7D/%5B0%5D",
+    APP + "/" + "segment%2Fwith%20odd;v=1/" * 30,
+    APP + "/" + "%E4%BD%A0" * 500,
+    "/api/v1/namespaces/n/pods/p:8080/proxy/terminal/exec;s=1%2F2",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ODD_BUT_RIGHT)
+@pytest.mark.parametrize("base_path", ["", "/k8s/clusters/c-1"])
+def test_odd_paths_that_are_right_pass(path: str, base_path: str) -> None:
+    """What UIs behind a service, aggregated APIs and names with colons send, under the default filters."""
+    assert DEFAULT.check_request("GET", path, base_path) is None
+
+
+@pytest.mark.parametrize("path", [path for path in ODD_BUT_RIGHT if path.startswith(APP + "/")])
+def test_odd_paths_of_an_accepted_app_pass(path: str) -> None:
+    """An accept list with the app's prefix has every reading of them."""
+    policy = Policy.compile(accept_paths="^/api/v1/namespaces/[^/]+/services/s/proxy/")
+
+    assert policy.check_request("GET", path) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api;x%2Fy/v1/secrets",
+        "/api/v1/x;/../secrets",
+        "/x%2Fy/%2e%2e/api/v1/secrets",
+        "/x%2Fy/../api/v1/secrets",
+        "/api%C0%AFv1/secrets",
+        "/api/v1%EF%BC%8Fsecrets",
+        "/api/v1/%2F../secrets",
+    ],
+)
+def test_a_rejected_path_is_rejected_in_every_order_of_the_steps(path: str) -> None:
+    """Also by who takes parameters off, or cleans, before decoding."""
+    denied = Policy.compile(reject_paths="^/api/v1/secrets").check_request("GET", path)
+
+    assert denied is not None
+    assert "(read as '/api/v1/secrets" in denied.message
+
+
+@pytest.mark.parametrize(
+    ("path", "stays"),
+    [
+        ("pods", True),
+        ("", True),
+        ("pods/", True),
+        ("services/s/proxy/a%2Fb;c=d/../e", True),
+        ("services/s/proxy/..%2F..%2Fx", True),
+        ("pods/%2e%2e/secrets", True),
+        ("..", False),
+        ("%2e%2e/prod/secrets", False),
+        ("..%2Fprod/secrets", False),
+        ("%2E./prod/secrets", False),
+        ("..;/prod/secrets", False),
+        ("..;x%2Fy/prod/secrets", False),
+        ("..%5Cprod%5Csecrets", False),
+        ("%252e%252e/prod/secrets", False),
+        (".%09./prod/secrets", False),
+        ("a%2Fb/%2e%2e/%2e%2e/prod/secrets", False),
+        ("x;%2Fa/%2e%2e/%2e%2e/prod/secrets", False),
+        ("%c0%ae%c0%ae/prod/secrets", False),
+        ("%EF%BC%8E%EF%BC%8E%EF%BC%8Fprod/secrets", False),
+        ("services/s/proxy/../../../../prod/secrets", False),
+        ("pods/../..", False),
+        ("%2e%2e/dev2/secrets", False),
+        ("pods/" + "..;%2F\\x%09/a%252f" * 3000, False),
+    ],
+)
+def test_no_path_leads_out_of_an_api_prefix(path: str, stays: bool) -> None:
+    """Of one that is part of the path: every reading is below it. With --disable-filter, too."""
+    for policy in (DEFAULT, DISABLED):
+        denied = policy.check_prefix(f"/api/v1/namespaces/dev/{path}", "/api/v1/namespaces/dev/")
+
+        assert (denied is None) is stays
+        assert denied is None or denied.rule == "api-prefix"
 
 
 @st.composite
@@ -223,6 +353,7 @@ def test_an_apps_own_urls_always_pass(tail: list[str]) -> None:
         ("/x/../api/v1/namespaces/dev/pods", False),
         ("/api/v1/namespaces/dev/pods/../pods", True),
         ("/api/v1/namespaces/dev/pods;v=1", True),
+        ("/api/v1/namespaces/dev/x;%2Fa/%2e%2e/%2e%2e/prod/pods", False),
     ],
 )
 def test_accepted_paths_must_stay_where_they_are_accepted(path: str, passes: bool) -> None:
@@ -231,6 +362,23 @@ def test_accepted_paths_must_stay_where_they_are_accepted(path: str, passes: boo
 
     assert (denied is None) is passes
     assert denied is None or denied.rule == "accept-paths"
+
+
+@pytest.mark.parametrize(
+    ("path", "passes"),
+    [
+        ("/api/v1/namespaces/x/pods/p", True),
+        ("/api/v1/namespaces/x/pods/p;v=1", True),
+        ("/api/v1/namespaces/x;%2Fpods/secrets", False),
+        ("/api/v1/namespaces/x%3F/pods", False),
+        ("/api/v1/namespaces/x%5Csecrets%5C..%2Fpods", False),
+    ],
+)
+def test_an_accepted_pattern_cannot_be_borrowed(path: str, passes: bool) -> None:
+    """What looks like a pod to Go, and like something else where parameters go first, is not accepted."""
+    policy = Policy.compile(accept_paths="^/api/v1/namespaces/[^/]+/pods")
+
+    assert (policy.check_request("GET", path) is None) is passes
 
 
 @pytest.mark.parametrize(
@@ -256,6 +404,48 @@ def test_only_a_plain_path_may_be_as_long_as_it_likes() -> None:
     assert DISABLED.check_request("GET", "/x" + odd * 3000) is None
 
 
+def test_a_path_with_too_many_readings_is_refused() -> None:
+    """A short one may have thousands: it is not passed unseen."""
+    denied = DEFAULT.check_request("GET", "/;x" + "%255c..;%2F#%00\\.%2e/%2509.%23%c0%af%3f" * 3)
+
+    assert denied is not None
+    assert "too long to be judged in every way" in denied.message
+
+
+SLOW = "a(a|b){500}c"
+"""An expression for which the search takes thousands of steps at each character."""
+
+
+@pytest.mark.parametrize(
+    ("flag", "check"),
+    [
+        ("reject_paths", lambda policy, text: policy.check_request("GET", "/" + text)),
+        ("accept_paths", lambda policy, text: policy.check_request("GET", "/" + text)),
+        ("reject_methods", lambda policy, text: policy.check_request(text, "/api")),
+        ("accept_hosts", lambda policy, text: policy.check_host(text[:250])),
+        ("accept_origins", lambda policy, text: browser(policy, origin="http://" + text)),
+    ],
+)
+def test_expressions_that_take_long_refuse(flag: str, check: Callable[[Policy, str], Denied | None]) -> None:
+    """In every flag: after so many steps nobody waits any longer, and the reason names the expression."""
+    text = "".join(random.Random(1).choices("ab", k=4000))
+    slow = [f"{SLOW}{number}" for number in range(8)]
+    denied = check(Policy.compile(**{flag: slow}), text)
+
+    assert denied is not None
+    assert denied.rule == flag.replace("_", "-")
+    assert "takes too long" in denied.message
+    assert SLOW in denied.message
+
+
+def test_an_expression_with_large_counts_is_no_reason_to_wait() -> None:
+    """The one that took 42 s for an odd path of 8 KB is judged, or refused, in a bounded number of steps."""
+    policy = Policy.compile(reject_paths=[".*a.{0,200}b.{0,200}secrets"])
+
+    assert policy.check_request("GET", "/" + "ab%20" * 500) is None
+    assert policy.check_request("GET", "/" + "ab%20" * 500 + "secrets") is not None
+
+
 @pytest.mark.parametrize("reject_paths", ["^/api/v1/secrets", "^/k8s/c-1/api/v1/secrets"])
 @pytest.mark.parametrize(
     "path", ["/api/v1/secrets", "/k8s/c-1/api/v1/secrets", "/k8s/c-1/%2e%2e/c-1/api/v1/secrets"]
@@ -269,13 +459,31 @@ def test_the_servers_own_path_is_no_way_around(reject_paths: str, path: str) -> 
     assert policy.check_request("GET", "/k8s/c-1/api/v1/pods", "/k8s/c-1") is None
 
 
-@pytest.mark.parametrize("path", ["/k8s/c-1/%2e%2e/c-2/api", "/k8s/c-1/..%2Fc-2", "/%2e%2e/c-2/api"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/k8s/c-1/%2e%2e/c-2/api",
+        "/k8s/c-1/..%2Fc-2",
+        "/%2e%2e/c-2/api",
+        "/x;%2Fa/%2e%2e/%2e%2e/c-2/api/v1/secrets",
+        "/k8s/c-1/x;%2Fa/%2e%2e/%2e%2e/c-2/api",
+        "/x%2Fa/%2e%2e/%2e%2e/c-2/api",
+        "/a/%c0%ae%c0%ae/%c0%ae%c0%ae/c-2/api",
+        "/a/%EF%BC%8E%EF%BC%8E/%EF%BC%8E%EF%BC%8E/c-2/api",
+    ],
+)
 def test_no_path_leads_out_of_the_servers_own(path: str) -> None:
     """What a gateway has beside this cluster is not to be reached through it."""
     denied = DEFAULT.check_request("GET", path, "/k8s/c-1")
 
     assert denied is not None
     assert "above the root" in denied.message
+
+
+def test_a_servers_path_with_escapes_is_no_way_out() -> None:
+    """A path that has it as it is written there does not lose it by being decoded."""
+    assert DEFAULT.check_request("GET", "/c%3A1/%2e%2e/c2", "/c%3A1") is not None
+    assert DEFAULT.check_request("GET", "/c%3A1/api", "/c%3A1") is None
 
 
 @pytest.mark.parametrize(
