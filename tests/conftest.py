@@ -61,6 +61,16 @@ def own_log() -> Iterator[None]:
     structlog.reset_defaults()
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is marked `million` unless -m names it; in addopts, another -m would bring it back."""
+    if "million" in config.option.markexpr:
+        return
+    left_out = [item for item in items if "million" in item.keywords]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if "million" not in item.keywords]
+
+
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     _settle_heap()
