@@ -145,7 +145,9 @@ class Automaton:
             if state is _MATCHED:
                 steps.left += len(text)
                 return True
-        return (state.get("") or self._follow(state, "", steps)) is _MATCHED
+        end = state.get("")
+        # A state is a mapping, and one that has not been followed yet is empty.
+        return (self._follow(state, "", steps) if end is None else end) is _MATCHED
 
     def _follow(self, state: _State, char: str, steps: Steps) -> _State:
         """Where a character leads, or with "" the end of the text."""
