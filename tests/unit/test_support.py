@@ -14,6 +14,15 @@ import pytest
 
 from tests.support import answers, pki, secrets
 from tests.support.client import RawClient, request_bytes
+from tests.support.http2_frames import (
+    INITIAL_WINDOW_SIZE,
+    MAX_CONCURRENT_STREAMS,
+    PREFACE,
+    SETTINGS,
+    settings_frame,
+    take_frames,
+)
+from tests.support.http2_server import H2, Http2Server
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import KubectlProxy, Process, Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
@@ -229,6 +238,36 @@ async def test_a_broken_script_fails_the_test() -> None:
 
     with pytest.raises(ValueError, match="a bug in the test"):
         await use()
+
+
+async def test_settings_change_one_at_a_time() -> None:
+    """An acknowledgement counts for the SETTINGS that it answers, not for others that are on their way."""
+    async with (
+        Http2Server(tls=CA.server_context(alpn=H2)) as server,
+        await RawClient.connect(address(server), CA.client_context(alpn=H2)) as client,
+    ):
+        acknowledgement = settings_frame(ack=True)
+        await client.send(PREFACE + settings_frame() + acknowledgement)
+        await server.wait_for(lambda: bool(server.h2_connections), "the connection")
+        [connection] = server.h2_connections
+        first = asyncio.create_task(connection.change_settings({INITIAL_WINDOW_SIZE: 100}))
+        second = asyncio.create_task(connection.change_settings({MAX_CONCURRENT_STREAMS: 2}))
+        while (INITIAL_WINDOW_SIZE, 100) not in changes(client):
+            assert await client.fill()
+        await client.send(acknowledgement)
+        await first
+        assert not second.done()
+        assert connection.h2.local_settings.max_concurrent_streams > 2
+        while (MAX_CONCURRENT_STREAMS, 2) not in changes(client):
+            assert await client.fill()
+        await client.send(acknowledgement)
+        await second
+
+
+def changes(client: RawClient) -> list[tuple[int, int]]:
+    """Those in all SETTINGS that have come."""
+    frames = take_frames(bytearray(client.buffer))
+    return [pair for each in frames if each.kind == SETTINGS for pair in each.settings().items()]
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2])
