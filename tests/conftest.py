@@ -18,8 +18,8 @@ import hypothesis
 import pytest
 import structlog
 
-from kproxy.eventloop import AsyncioLoop, new_loop
 from tests.support import ports, secrets
+from tests.support.loops import NEW_LOOPS
 
 SETTLE_SECONDS = 20.0
 
@@ -36,15 +36,9 @@ for _number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(_number, lambda *_: None)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    if os.environ.get("KPROXY_TEST_LOOP", "uvloop") == "uvloop":
-        return new_loop()
-    return AsyncioLoop()
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"loop": _new_loop}
+    return {"loop": NEW_LOOPS[os.environ.get("KPROXY_TEST_LOOP", "uvloop")]}
 
 
 @pytest.hookimpl(optionalhook=True)

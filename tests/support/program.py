@@ -34,7 +34,14 @@ ROOT = Path(__file__).resolve().parents[2]
 KPROXY = (sys.executable, "-m", "kproxy")
 _KEPT_VARIABLES = ("PATH", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "VIRTUAL_ENV")
 T = TypeVar("T")
-_COMPLAINTS = ("Traceback (most recent call last)", "was never retrieved", "was never awaited")
+_COMPLAINTS = (
+    "Traceback (most recent call last)",
+    "was never retrieved",
+    "was never awaited",
+    # A connection that nobody has closed is closed by a garbage collection, perhaps on another thread than
+    # the loop's: uvloop's lists of what to close do not survive that (its issue 706).
+    "ResourceWarning",
+)
 
 
 class Process:
@@ -111,7 +118,13 @@ class Process:
     def start(self) -> None:
         """Start, and wait until the program is ready (see `wait_until_ready`)."""
         variables = {key: os.environ[key] for key in _KEPT_VARIABLES if key in os.environ}
-        environment = {**variables, "HOME": self._home.name, "PYTHONPATH": str(ROOT), **self._env}
+        environment = {
+            **variables,
+            "HOME": self._home.name,
+            "PYTHONPATH": str(ROOT),
+            "PYTHONWARNINGS": "always::ResourceWarning",
+            **self._env,
+        }
         with contextlib.ExitStack() as stack:
             stderr: IO[bytes] | int = subprocess.PIPE
             if self._stderr_path is not None:

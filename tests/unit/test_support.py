@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import shutil
+import socket
 import ssl
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -23,6 +26,7 @@ from tests.support.http2_frames import (
     take_frames,
 )
 from tests.support.http2_server import H2, Http2Server
+from tests.support.loops import NEW_LOOPS
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import KubectlProxy, Process, Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
@@ -268,6 +272,45 @@ def changes(client: RawClient) -> list[tuple[int, int]]:
     """Those in all SETTINGS that have come."""
     frames = take_frames(bytearray(client.buffer))
     return [pair for each in frames if each.kind == SETTINGS for pair in each.settings().items()]
+
+
+@pytest.mark.parametrize("is_reading", [True, False])
+def test_a_loop_closes_what_a_test_left_open(is_reading: bool) -> None:
+    """And says so behind that: an error in its midst made uvloop hang, or leak the whole loop."""
+    pytest.importorskip("uvloop", reason="asyncio's loop does not know what is open")
+    loop = NEW_LOOPS["uvloop"]()
+    ours, theirs = socket.socketpair()
+
+    async def leave_open() -> None:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        if not is_reading:
+            transport.pause_reading()
+        kept.append(transport)
+
+    kept: list[asyncio.BaseTransport] = []
+    with theirs:
+        loop.run_until_complete(leave_open())
+        with pytest.raises(ResourceWarning, match="unclosed resource"):
+            loop.close()
+        assert theirs.recv(1) == b""
+
+
+async def test_no_other_thread_collects_garbage_beside_a_loop() -> None:
+    """uvloop does not survive that where a test has left a connection open."""
+    collected_by: set[int] = set()
+    note = lambda *_: collected_by.add(threading.get_ident())  # noqa: E731
+
+    def litter() -> None:
+        for _ in range(10 * gc.get_threshold()[0]):
+            cycle: list[object] = []
+            cycle.append(cycle)
+
+    gc.callbacks.append(note)
+    try:
+        await asyncio.to_thread(litter)
+    finally:
+        gc.callbacks.remove(note)
+    assert collected_by <= {threading.get_ident()}
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2])
