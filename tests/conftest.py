@@ -19,13 +19,17 @@ import pytest
 import structlog
 
 from tests.support import ports, secrets
+from tests.support.effort import effort
 from tests.support.loops import NEW_LOOPS
 
 SETTLE_SECONDS = 20.0
 
 # Hypothesis fails an example that takes 0.2 s, and data that takes long to make: a busy machine does both.
 hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "unhurried",
+    max_examples=effort(50),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("unhurried")
 
