@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 import structlog
 
-from tests.support import ports, secrets
+from tests.support import ports, secrets, zygote
 from tests.support.effort import effort
 from tests.support.loops import NEW_LOOPS
 
@@ -72,6 +72,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     _settle_heap()
+
+
+def pytest_sessionfinish() -> None:
+    zygote.end()
 
 
 def _settle_heap() -> None:

@@ -17,6 +17,7 @@ from tests.support.patience import until
 from tests.support.upstream import Connection, Request
 
 pytestmark = [pytest.mark.slow, pytest.mark.numbers]
+STARTS_ANEW = True  # memory that a fork shares is not its own
 PROGRAM_ARGS = ("--reject-paths=",)
 
 WATCHES = 1_000

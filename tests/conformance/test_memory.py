@@ -26,6 +26,7 @@ REFUSALS = 3000
 REFUSALS_BYTES = 1_000_000
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.numbers
+STARTS_ANEW = True  # memory that a fork shares is not its own
 
 
 async def peak_above_idle(gateway: Gateway, transfer: Callable[[], Awaitable[None]]) -> int:
