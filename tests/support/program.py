@@ -42,7 +42,7 @@ _COMPLAINTS = (
     "was never awaited",
     # A connection that nobody has closed is closed by a garbage collection, perhaps on another thread than
     # the loop's: uvloop's lists of what to close do not survive that (its issue 706).
-    "ResourceWarning",
+    "ResourceWarning: ",
 )
 
 
