@@ -11,7 +11,8 @@ import asyncio
 import contextlib
 import gc
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+import warnings
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib import import_module
@@ -88,7 +89,7 @@ def run(
         output = configure(
             config.log_format, config.verbosity, make_room=log_file.make_room, place=log_file.place
         )
-    with contextlib.closing(new_loop()) as loop:
+    with _closing(new_loop()) as loop:
         try:
             return loop.run_until_complete(
                 _serve(config, settings, announce, output, loop, demo, supervisor, until, name)
@@ -97,6 +98,18 @@ def run(
             raise KeyboardInterrupt from None
         finally:
             loop.run_until_complete(loop.shutdown_asyncgens())
+
+
+@contextlib.contextmanager
+def _closing(loop: asyncio.AbstractEventLoop) -> Iterator[asyncio.AbstractEventLoop]:
+    try:
+        yield loop
+    finally:
+        # Connections in a TLS handshake are known to the loop alone, which warns before it closes each: as an
+        # error the warning would leave it open, and the loop wait for it.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ResourceWarning)
+            loop.close()
 
 
 async def _serve(

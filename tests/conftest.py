@@ -18,14 +18,18 @@ import hypothesis
 import pytest
 import structlog
 
-from kproxy.eventloop import AsyncioLoop, new_loop
-from tests.support import ports, secrets
+from tests.support import ports, secrets, zygote
+from tests.support.effort import effort
+from tests.support.loops import NEW_LOOPS
 
 SETTLE_SECONDS = 20.0
 
 # Hypothesis fails an example that takes 0.2 s, and data that takes long to make: a busy machine does both.
 hypothesis.settings.register_profile(
-    "unhurried", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "unhurried",
+    max_examples=effort(50),
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("unhurried")
 
@@ -36,15 +40,9 @@ for _number in (signal.SIGHUP, signal.SIGINT):
         signal.signal(_number, lambda *_: None)
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
-    if os.environ.get("KPROXY_TEST_LOOP", "uvloop") == "uvloop":
-        return new_loop()
-    return AsyncioLoop()
-
-
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"loop": _new_loop}
+    return {"loop": NEW_LOOPS[os.environ.get("KPROXY_TEST_LOOP", "uvloop")]}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -74,6 +72,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.hookimpl(trylast=True)
 def pytest_collection_finish() -> None:
     _settle_heap()
+
+
+def pytest_sessionfinish() -> None:
+    zygote.end()
 
 
 def _settle_heap() -> None:

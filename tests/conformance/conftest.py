@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from tests.support import answers, http2_answers, proc, secrets
+from tests.support import answers, http2_answers, proc, program, secrets, zygote
 from tests.support.answers import BLOCK, Step, answer, big, chunked, head
 from tests.support.api_server import ApiServer
 from tests.support.client import RawClient, Response, request_bytes
@@ -258,6 +258,14 @@ def big_answer(size: int, framing: str) -> Responder:
     return respond
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forked_programs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Programs are forked from one that has imported all, but for modules that say STARTS_ANEW."""
+    program.forks = not getattr(request.module, "STARTS_ANEW", False) and zygote.begin()
+    yield
+    program.forks = False
+
+
 @pytest.fixture(scope="session")
 def pki() -> Pki:
     ca = CA("cluster-ca")
@@ -340,16 +348,16 @@ def serving(
         client_certificate=pki.client_certificate,
     )
     kind = KubectlProxy if COMPARES else Program
-    with kind(*arguments, kubeconfig=path, env=variables) as program:
+    with kind(*arguments, kubeconfig=path, env=variables) as started:
         if not COMPARES:
             # The line on stdout comes before the last steps of the start.
-            program.wait_for_output("server.started")
+            started.wait_for_output("server.started")
         yield Served(
-            program=program,
+            program=started,
             upstream_port=upstream_port,
             token=token,
             kubeconfig=path,
-            idle_descriptors=program.descriptors(),
+            idle_descriptors=started.descriptors(),
         )
 
 

@@ -25,6 +25,7 @@ from kproxy.wire import MalformedHeadError, RequestHead, ResponseHead
 from tests.conformance.fuzz import strict
 from tests.conformance.fuzz.lane import Lane
 from tests.conformance.fuzz.mutate import ANSWERS, plan
+from tests.support.effort import effort
 
 LANES = 8
 MEMORY_BYTES = 60_000_000
@@ -32,7 +33,7 @@ SHOWN = 5
 
 
 @pytest.mark.numbers
-@pytest.mark.parametrize("count", [1_000, pytest.param(20_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [effort(500), pytest.param(effort(4_000), marks=pytest.mark.slow)])
 async def test_mutated_streams(count: int) -> None:
     """It answers or closes, forwards what was sent and nothing else, and stays small and quiet."""
     seed = os.environ.get("KPROXY_FUZZ_SEED") or str(random.SystemRandom().randrange(1 << 32))
@@ -116,7 +117,7 @@ def heads(draw: st.DrawFn, first: st.SearchStrategy[bytes]) -> bytes:
     return data
 
 
-@settings(max_examples=1000)
+@settings(max_examples=effort(250))
 @given(heads(REQUEST_LINES))
 def test_a_request_head_is_read_as_a_strict_reader_reads_it(head: bytes) -> None:
     """What is taken is HTTP/1.1, with the method, target and framing that another reader finds."""
@@ -134,7 +135,7 @@ def test_a_request_head_is_read_as_a_strict_reader_reads_it(head: bytes) -> None
     assert [(name, value) for name, value, _ in read.fields] == message.fields
 
 
-@settings(max_examples=1000)
+@settings(max_examples=effort(250))
 @given(heads(STATUS_LINES))
 def test_an_answers_head_is_read_as_a_strict_reader_reads_it(head: bytes) -> None:
     """The same towards the API server."""
@@ -149,7 +150,7 @@ def test_an_answers_head_is_read_as_a_strict_reader_reads_it(head: bytes) -> Non
     assert [(name, value) for name, value, _ in read.fields] == message.fields
 
 
-@settings(max_examples=500)
+@settings(max_examples=effort(125))
 @given(heads(REQUEST_LINES))
 def test_what_is_forwarded_is_one_request(head: bytes) -> None:
     """Whatever passes the reader leaves as exactly one head, without the fields of our own connection."""
@@ -206,7 +207,7 @@ def feed(body: ChunkedBody, data: bytes, places: list[int]) -> tuple[bytes, int,
 PLACES = st.lists(st.integers(0, 300), max_size=12)
 
 
-@settings(max_examples=500)
+@settings(max_examples=effort(125))
 @given(chunked_bodies(), PLACES, st.binary(max_size=10))
 def test_chunks_are_read_in_any_pieces(body: tuple[bytes, bytes], places: list[int], behind: bytes) -> None:
     """The same bytes come out wherever they were cut on the way, and what follows is left alone."""
@@ -216,7 +217,7 @@ def test_chunks_are_read_in_any_pieces(body: tuple[bytes, bytes], places: list[i
     assert reader.is_finished
 
 
-@settings(max_examples=1000)
+@settings(max_examples=effort(250))
 @given(
     st.lists(
         st.sampled_from([b"0", b"1", b"a", b"\r\n", b"\n", b"\r", b";", b"xy", b"X: 1", b" ", b"\0"]),

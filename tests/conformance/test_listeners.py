@@ -490,8 +490,10 @@ def test_sockets_without_a_file() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who has a port")
-async def test_whoever_has_the_port_is_named(config: Path) -> None:
+async def test_whoever_has_the_port_is_named(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The most common case: another kproxy, forgotten in a terminal."""
+    # A fork has not its own command line, by which it is known.
+    monkeypatch.setattr("tests.support.program.forks", False)
     async with Program(kubeconfig=config) as program:
         assert await refused(f"--port={program.port}", f"--kubeconfig={config}", code=1) == (
             f"error: port {program.port} on 127.0.0.1 is already in use by kproxy (pid {program.pid}); "

@@ -26,6 +26,7 @@ REFUSALS = 3000
 REFUSALS_BYTES = 1_000_000
 SLOW = pytest.mark.slow
 pytestmark = pytest.mark.numbers
+STARTS_ANEW = True  # memory that a fork shares is not its own
 
 
 async def peak_above_idle(gateway: Gateway, transfer: Callable[[], Awaitable[None]]) -> int:
@@ -125,6 +126,7 @@ async def test_an_idle_watch_takes_less_than_70_kb(gateway: Gateway) -> None:
 async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gateway) -> None:
     """Dashboards reconnect all day: after six rounds a watch must still cost what it did in the first."""
     costs = []
+    idle = gateway.sockets()
     for _ in range(6):
         clients: list[RawClient] = []
         while len(clients) < 150:
@@ -132,7 +134,8 @@ async def test_watches_that_come_and_go_take_no_more_than_the_first(gateway: Gat
         costs.append(gateway.program.rss_bytes())
         for client in clients:
             client.reset()
-        await until(lambda: gateway.sockets() <= 3, "no connection")
+        # One connection to the API server may be kept.
+        await until(lambda: gateway.sockets() <= idle + 1, "no connection")
     print("MB with 150 watches, round by round:", ", ".join(f"{cost / 1e6:.0f}" for cost in costs))
     # The C library returns what it can a second after a burst; without that it was 25 MB more by now.
     assert costs[-1] - costs[0] < 10_000_000

@@ -279,6 +279,7 @@ class Http2Connection:
         self._held: list[Frame] = []
         self._is_settled = False
         self._settled = asyncio.Event()
+        self._changing = asyncio.Lock()
         self._pongs: set[bytes] = set()
         self._outgoing = bytearray()
         self._queued_bytes = 0
@@ -326,11 +327,16 @@ class Http2Connection:
         await self.send_raw(goaway_frame(last_stream_id, code, debug))
 
     async def change_settings(self, settings: Mapping[int, int]) -> None:
-        """SETTINGS; returns when the client has acknowledged them."""
-        self._settled.clear()
-        self.h2.update_settings(_codes(settings))
-        await self.flushed()
-        async with asyncio.timeout(LAST_RESORT_SECONDS):
+        """SETTINGS; returns when the client has acknowledged them, and those before.
+
+        One frame at a time: h2 takes the first acknowledgement for one of everything that it has changed.
+        """
+        async with self._changing, asyncio.timeout(LAST_RESORT_SECONDS):
+            if self.server.greets:
+                await self._settled.wait()
+            self._settled.clear()
+            self.h2.update_settings(_codes(settings))
+            await self.flushed()
             await self._settled.wait()
 
     async def ping(self, data: bytes = b"are you?") -> None:

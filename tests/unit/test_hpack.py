@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kproxy.upstream.http2.hpack import Decoder, MalformedBlockError
+from tests.support.effort import effort
 
 Fields = list[tuple[bytes, bytes]]
 
@@ -183,7 +184,7 @@ def _bytes(pairs: Iterable[tuple[bytes | str, bytes | str]]) -> Fields:
 @given(
     st.lists(st.tuples(BLOCKS, st.booleans(), st.sampled_from([None, None, 0, 60, 200, 4096])), max_size=8)
 )
-@settings(max_examples=200)
+@settings(max_examples=effort(50))
 def test_what_an_encoder_writes_is_read(blocks: list[tuple[Fields, bool, int | None]]) -> None:
     """Any fields, huffman or not, with the table changing its size in between."""
     encoder, decoder = hpack.Encoder(), Decoder(max_table_bytes=4096)
@@ -194,7 +195,7 @@ def test_what_an_encoder_writes_is_read(blocks: list[tuple[Fields, bool, int | N
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4))
-@settings(max_examples=500)
+@settings(max_examples=effort(125))
 def test_random_blocks_are_read_as_the_oracle_reads_them(blocks: list[bytes]) -> None:
     """The same fields or a fault on both sides, and never another error."""
     ours, theirs = Decoder(max_table_bytes=4096), hpack.Decoder()
@@ -203,7 +204,7 @@ def test_random_blocks_are_read_as_the_oracle_reads_them(blocks: list[bytes]) ->
 
 
 @given(BLOCKS, st.booleans(), st.integers(0, 400), st.integers(0, 255))
-@settings(max_examples=300)
+@settings(max_examples=effort(75))
 def test_a_damaged_block_is_read_as_the_oracle_reads_it(
     pairs: Fields, huffman: bool, place: int, byte: int
 ) -> None:

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import gc
 import hashlib
 import shutil
+import socket
 import ssl
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from tests.support import answers, pki, secrets
 from tests.support.client import RawClient, request_bytes
+from tests.support.http2_frames import (
+    INITIAL_WINDOW_SIZE,
+    MAX_CONCURRENT_STREAMS,
+    PREFACE,
+    SETTINGS,
+    settings_frame,
+    take_frames,
+)
+from tests.support.http2_server import H2, Http2Server
+from tests.support.loops import NEW_LOOPS
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.program import KubectlProxy, Process, Program, kubeconfig
 from tests.support.upstream import ByteUpstream, Connection, Request
@@ -229,6 +242,75 @@ async def test_a_broken_script_fails_the_test() -> None:
 
     with pytest.raises(ValueError, match="a bug in the test"):
         await use()
+
+
+async def test_settings_change_one_at_a_time() -> None:
+    """An acknowledgement counts for the SETTINGS that it answers, not for others that are on their way."""
+    async with (
+        Http2Server(tls=CA.server_context(alpn=H2)) as server,
+        await RawClient.connect(address(server), CA.client_context(alpn=H2)) as client,
+    ):
+        acknowledgement = settings_frame(ack=True)
+        await client.send(PREFACE + settings_frame() + acknowledgement)
+        await server.wait_for(lambda: bool(server.h2_connections), "the connection")
+        [connection] = server.h2_connections
+        first = asyncio.create_task(connection.change_settings({INITIAL_WINDOW_SIZE: 100}))
+        second = asyncio.create_task(connection.change_settings({MAX_CONCURRENT_STREAMS: 2}))
+        while (INITIAL_WINDOW_SIZE, 100) not in changes(client):
+            assert await client.fill()
+        await client.send(acknowledgement)
+        await first
+        assert not second.done()
+        assert connection.h2.local_settings.max_concurrent_streams > 2
+        while (MAX_CONCURRENT_STREAMS, 2) not in changes(client):
+            assert await client.fill()
+        await client.send(acknowledgement)
+        await second
+
+
+def changes(client: RawClient) -> list[tuple[int, int]]:
+    """Those in all SETTINGS that have come."""
+    frames = take_frames(bytearray(client.buffer))
+    return [pair for each in frames if each.kind == SETTINGS for pair in each.settings().items()]
+
+
+@pytest.mark.parametrize("is_reading", [True, False])
+def test_a_loop_closes_what_a_test_left_open(is_reading: bool) -> None:
+    """And says so behind that: an error in its midst made uvloop hang, or leak the whole loop."""
+    pytest.importorskip("uvloop", reason="asyncio's loop does not know what is open")
+    loop = NEW_LOOPS["uvloop"]()
+    ours, theirs = socket.socketpair()
+
+    async def leave_open() -> None:
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
+        if not is_reading:
+            transport.pause_reading()
+        kept.append(transport)
+
+    kept: list[asyncio.BaseTransport] = []
+    with theirs:
+        loop.run_until_complete(leave_open())
+        with pytest.raises(ResourceWarning, match="unclosed resource"):
+            loop.close()
+        assert theirs.recv(1) == b""
+
+
+async def test_no_other_thread_collects_garbage_beside_a_loop() -> None:
+    """uvloop does not survive that where a test has left a connection open."""
+    collected_by: set[int] = set()
+    note = lambda *_: collected_by.add(threading.get_ident())  # noqa: E731
+
+    def litter() -> None:
+        for _ in range(10 * gc.get_threshold()[0]):
+            cycle: list[object] = []
+            cycle.append(cycle)
+
+    gc.callbacks.append(note)
+    try:
+        await asyncio.to_thread(litter)
+    finally:
+        gc.callbacks.remove(note)
+    assert collected_by <= {threading.get_ident()}
 
 
 @pytest.mark.parametrize("shift", [0, 1, 2])
