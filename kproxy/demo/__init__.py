@@ -1,11 +1,10 @@
 """A pretend Kubernetes cluster: a small in-memory API over mutual TLS, for trying kproxy and for its tests.
 
-cluster      start, stop, certificates, kubeconfig
-api          one request: who, what, which answer   (answers, bodies, routes, users, views, front, actions)
-objects      the verbs, as transactions             (admission, defaults, shapes, patches, paging, selectors)
-store        objects, versions, recent changes      (watches read them)
-controllers  deployments, pods, namespaces react    (workloads, recorder; life moves by itself)
-channels     exec and attach                        (shell, commands, container, terminal: a toy shell)
+cluster      start, stop, certificates, kubeconfig (http2: in front of aiohttp)
+api          one request: who, what, which answer  (answers, views, pages, watches, pods and their shell)
+objects      the verbs, as transactions            (admission, patches, protobuf, queries)
+store        objects, versions, recent changes     (kinds and kinds.yaml: of which kinds)
+controllers  what reacts, and life by itself       (workloads, seeds and seeds.yaml)
 """
 
 from kproxy.demo.cluster import DemoCluster

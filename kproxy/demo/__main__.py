@@ -15,9 +15,7 @@ from kproxy.errors import KproxyError
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        prog="python -m kproxy.demo", description="A pretend Kubernetes cluster."
-    )
+    parser = argparse.ArgumentParser(prog="python -m kproxy.demo", description="A pretend cluster.")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
     parser.add_argument("--no-life", action="store_false", dest="life", help="let nothing change by itself")
     parser.add_argument("--settle-seconds", type=float, default=0.5, help="how long pods take to start")
@@ -25,8 +23,7 @@ def main() -> int:
     try:
         asyncio.run(_serve(DemoCluster(**vars(parser.parse_args()))))
     except KproxyError as error:
-        sys.stderr.write(f"{error.message}\n")
-        return 1
+        sys.exit(error.message)
     return 0
 
 

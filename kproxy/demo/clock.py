@@ -6,16 +6,8 @@ import datetime
 import time
 
 _UNITS = {"d": 86_400, "h": 3600, "m": 60, "s": 1}
-# From how many seconds on which units are shown.
-_STYLES = (
-    (8 * _UNITS["d"], "d"),
-    (2 * _UNITS["d"], "dh"),
-    (8 * _UNITS["h"], "h"),
-    (3 * _UNITS["h"], "hm"),
-    (10 * _UNITS["m"], "m"),
-    (2 * _UNITS["m"], "ms"),
-    (0, "s"),
-)
+# From how many seconds on which units are shown: 8 days, 2 days, 8 hours, 3 hours, 10 minutes, 2 minutes.
+_STYLES = ((691_200, "d"), (172_800, "dh"), (28_800, "h"), (10_800, "hm"), (600, "m"), (120, "ms"), (0, "s"))
 
 
 def now() -> float:
@@ -23,14 +15,13 @@ def now() -> float:
     return time.time()
 
 
+def utc(at: float) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(at, datetime.UTC)
+
+
 def rfc3339(at: float) -> str:
     """With seconds, as in `metadata.creationTimestamp`."""
     return utc(at).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def rfc3339_nano(at: float) -> str:
-    """With nanoseconds, as before each line of `log?timestamps=true`."""
-    return utc(at).strftime("%Y-%m-%dT%H:%M:%S.%f") + "000Z"
 
 
 def parse_time(text: str) -> float:
@@ -40,16 +31,10 @@ def parse_time(text: str) -> float:
 
 def age(seconds: float) -> str:
     """Two units at most and the coarser the older, after apimachinery's `duration.HumanDuration`."""
-    left = int(seconds)
-    if left < -1:
+    if seconds < -1:
         return "<invalid>"
-    left = max(left, 0)
-    shown = ""
+    left, shown = max(int(seconds), 0), ""
     for unit in next(units for least, units in _STYLES if left >= least):
         count, left = divmod(left, _UNITS[unit])
         shown += f"{count}{unit}" if count or not shown else ""
     return shown
-
-
-def utc(at: float) -> datetime.datetime:
-    return datetime.datetime.fromtimestamp(at, datetime.UTC)

@@ -1,24 +1,26 @@
 """Which kinds the demo cluster serves, and under which names.
 
-The built-in table is fixed; kinds defined by a CustomResourceDefinition come and go with its object.
+The built-in ones are in kinds.yaml; those defined by a CustomResourceDefinition come and go with its object.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from kproxy.demo.store import Store
+import yaml
 
-Json = dict[str, Any]
+from kproxy.demo.store import Json, Store
 
-ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+_ALL_VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+YamlLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
 class Kind:
-    """One served kind: its names, its scope and what may be done with it."""
+    """One served kind: its names, its scope and what may be done with it (see kinds.yaml)."""
 
     group: str = ""
     version: str = "v1"
@@ -29,15 +31,13 @@ class Kind:
     namespaced: bool = True
     short_names: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
-    verbs: tuple[str, ...] = ALL_VERBS
+    verbs: tuple[str, ...] = _ALL_VERBS
     subresources: tuple[str, ...] = ()
-    fields: tuple[str, ...] = ("spec", "status")
-    """Top-level fields beside apiVersion, kind and metadata; a built-in kind has no others."""
     selectable: tuple[str, ...] = ()
-    """Fields a fieldSelector may name beside metadata.name and metadata.namespace."""
-    custom: bool = False
+    required: tuple[str, ...] = ()
+    defaults: Json = field(default_factory=dict)
     columns: tuple[Json, ...] = ()
-    """`additionalPrinterColumns` of the definition of a custom kind."""
+    custom: bool = False
 
     @property
     def api_version(self) -> str:
@@ -48,80 +48,23 @@ class Kind:
         """`pods` or `deployments.apps`: how messages name it and the key of its shelf in the store."""
         return f"{self.plural}.{self.group}" if self.group else self.plural
 
-    @property
-    def has_status(self) -> bool:
-        return "status" in self.subresources
+
+def _read_built_in() -> dict[str, Kind]:
+    found = yaml.load(Path(__file__).with_suffix(".yaml").read_bytes(), Loader=YamlLoader)  # noqa: S506
+    kinds = {}
+    for name, entry in found.items():
+        lower = name.lower()
+        given: Any = {key: tuple(each) if type(each) is list else each for key, each in entry.items()}
+        given["short_names"] = given.pop("shortNames", ())
+        kinds[name] = Kind(kind=name, plural=f"{lower}s", singular=lower, list_kind=f"{name}List", **given)
+    return kinds
 
 
-def _kind(
-    kind: str,
-    short_names: str = "",
-    *,
-    subresources: str = "",
-    fields: str = "spec status",
-    selectable: str = "",
-    **more: Any,
-) -> Kind:
-    return Kind(
-        kind=kind,
-        plural=f"{kind.lower()}s",
-        singular=kind.lower(),
-        list_kind=f"{kind}List",
-        short_names=tuple(short_names.split()),
-        subresources=tuple(subresources.split()),
-        fields=tuple(fields.split()),
-        selectable=tuple(selectable.split()),
-        **more,
-    )
-
-
-def _review(kind: str, group: str) -> Kind:
-    return _kind(kind, group=group, namespaced=False, verbs=("create",))
-
-
-_ALL = ("all",)
-NAMESPACES = _kind("Namespace", "ns", namespaced=False, subresources="status", selectable="status.phase")
-NODES = _kind("Node", "no", namespaced=False, subresources="status", selectable="spec.unschedulable")
-PODS = _kind(
-    "Pod",
-    "po",
-    categories=_ALL,
-    subresources="log exec attach portforward proxy status",
-    selectable="spec.nodeName spec.restartPolicy spec.serviceAccountName status.phase status.podIP",
-)
-SERVICES = _kind(
-    "Service", "svc", categories=_ALL, subresources="proxy status", selectable="spec.clusterIP spec.type"
-)
-CONFIGMAPS = _kind("ConfigMap", "cm", fields="data binaryData immutable")
-SECRETS = _kind("Secret", fields="data stringData type immutable", selectable="type")
-SERVICEACCOUNTS = _kind(
-    "ServiceAccount", "sa", fields="secrets imagePullSecrets automountServiceAccountToken"
-)
-EVENTS = _kind(
-    "Event",
-    "ev",
-    fields="involvedObject reason message source firstTimestamp lastTimestamp count type eventTime series "
-    "action related reportingComponent reportingInstance",
-    selectable="involvedObject.kind involvedObject.namespace involvedObject.name involvedObject.uid "
-    "involvedObject.apiVersion reason type",
-)
-DEPLOYMENTS = _kind("Deployment", "deploy", group="apps", categories=_ALL, subresources="scale status")
-CRDS = _kind(
-    "CustomResourceDefinition",
-    "crd crds",
-    group="apiextensions.k8s.io",
-    namespaced=False,
-    categories=("api-extensions",),
-    subresources="status",
-)
-ACCESS_REVIEWS = _review("SelfSubjectAccessReview", "authorization.k8s.io")
-RULES_REVIEWS = _review("SelfSubjectRulesReview", "authorization.k8s.io")
-SUBJECT_REVIEWS = _review("SelfSubjectReview", "authentication.k8s.io")
-
-BUILT_IN = (
-    NAMESPACES, NODES, PODS, SERVICES, CONFIGMAPS, SECRETS, SERVICEACCOUNTS, EVENTS, DEPLOYMENTS, CRDS,
-    ACCESS_REVIEWS, RULES_REVIEWS, SUBJECT_REVIEWS,
-)  # fmt: skip
+BUILT_IN = _read_built_in()
+NAMESPACES, NODES, PODS = BUILT_IN["Namespace"], BUILT_IN["Node"], BUILT_IN["Pod"]
+SERVICES, ENDPOINT_SLICES = BUILT_IN["Service"], BUILT_IN["EndpointSlice"]
+CONFIGMAPS, SECRETS, EVENTS = BUILT_IN["ConfigMap"], BUILT_IN["Secret"], BUILT_IN["Event"]
+DEPLOYMENTS, CRDS = BUILT_IN["Deployment"], BUILT_IN["CustomResourceDefinition"]
 
 
 class Registry:
@@ -131,7 +74,7 @@ class Registry:
         self._store = store
 
     def __iter__(self) -> Iterator[Kind]:
-        yield from BUILT_IN
+        yield from BUILT_IN.values()
         for definition in self._store.objects(CRDS.resource):
             if not definition.value["metadata"].get("deletionTimestamp"):
                 yield custom_kind(definition.value)
@@ -139,34 +82,27 @@ class Registry:
     def of(self, group: str, version: str) -> list[Kind]:
         return [kind for kind in self if (kind.group, kind.version) == (group, version)]
 
-    def find(self, group: str, version: str, plural: str) -> Kind | None:
-        return next((kind for kind in self.of(group, version) if kind.plural == plural), None)
-
     def group_versions(self) -> list[tuple[str, str]]:
         """Every (group, version) once, the core group first."""
         return list(dict.fromkeys((kind.group, kind.version) for kind in self))
 
-    def groups(self) -> list[str]:
-        """All but the core group."""
-        return list(dict.fromkeys(group for group, _ in self.group_versions() if group))
-
 
 def custom_kind(definition: Json) -> Kind:
     """The kind a valid CustomResourceDefinition defines; of its versions only the stored one is served."""
-    spec = definition["spec"]
-    names = spec["names"]
+    spec, names = definition["spec"], definition["spec"]["names"]
     version = next(each for each in spec["versions"] if each.get("storage"))
+    columns = version.get("additionalPrinterColumns") or [{"name": "Age"}]
     return Kind(
         group=spec["group"],
         version=version["name"],
+        namespaced=spec["scope"] == "Namespaced",
         kind=names["kind"],
         plural=names["plural"],
         singular=names["singular"],
         list_kind=names["listKind"],
-        namespaced=spec["scope"] == "Namespaced",
         short_names=tuple(names.get("shortNames", ())),
         categories=tuple(names.get("categories", ())),
         subresources=("status",) if "status" in version.get("subresources", {}) else (),
         custom=True,
-        columns=tuple(version.get("additionalPrinterColumns", ())),
+        columns=({"name": "Name"}, *map(dict, columns)),
     )

@@ -1,8 +1,7 @@
 """The patches of the Kubernetes API as functions from a document and a patch to a new document.
 
-JSON Patch is RFC 6902, merge patch is RFC 7386. Strategic merge merges lists of objects by a key that the
-real server takes from the API types (`patchMergeKey`); here one table by field name stands for them, which is
-right for the kinds the demo cluster serves. Server-side apply is a strategic merge, too: ownership of fields
+JSON Patch is RFC 6902, merge patch is RFC 7386. Strategic merge merges lists of objects by a key, here by one
+table for all kinds (`patchMergeKey` of the API types). Server-side apply is a strategic merge, too: ownership
 is not tracked, so nothing ever conflicts and nothing left out is removed.
 """
 
@@ -11,21 +10,14 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from kproxy.demo.kinds import Json
+from kproxy.demo.store import Json
 
 _MERGE_KEYS: dict[str, tuple[str, ...]] = {
-    "addresses": ("type",),
-    "conditions": ("type",),
-    "containers": ("name",),
-    "containerStatuses": ("name",),
-    "env": ("name",),
-    "imagePullSecrets": ("name",),
-    "initContainers": ("name",),
     "ownerReferences": ("uid",),
     "ports": ("containerPort", "port"),
-    "secrets": ("name",),
     "volumeMounts": ("mountPath",),
-    "volumes": ("name",),
+    **dict.fromkeys(("addresses", "conditions"), ("type",)),
+    **dict.fromkeys(("containers", "initContainers", "env", "volumes", "imagePullSecrets"), ("name",)),
 }
 _REMOVALS = "$deleteFromPrimitiveList/"
 
@@ -51,24 +43,22 @@ def merge_patch(document: Any, patch: Any) -> Any:
 
 
 def strategic_merge(document: Json, patch: Json) -> Json:
-    directive = patch.get("$patch")
+    directive = patch.get("$patch", "merge")
     if directive == "replace":
         return {name: value for name, value in patch.items() if name != "$patch"}
     if directive == "delete":
         return {}
-    if directive not in (None, "merge"):
+    if directive != "merge":
         raise PatchError(f"unrecognized $patch directive {directive!r}")
     result = dict(document)
     for name, value in patch.items():
         if name.startswith(_REMOVALS):
             field = name.removeprefix(_REMOVALS)
             result[field] = [each for each in result.get(field, ()) if each not in value]
-        elif name.startswith("$"):
-            # $retainKeys follows below; the order of elements ($setElementOrder) is of no account here.
-            continue
         elif value is None:
             result.pop(name, None)
-        else:
+        elif not name.startswith("$"):
+            # $retainKeys follows below; the order of elements ($setElementOrder) is of no account here.
             result[name] = _merged(name, result.get(name), value)
     kept = patch.get("$retainKeys", result)
     return {name: value for name, value in result.items() if name in kept}
@@ -95,7 +85,11 @@ def _merged(name: str, old: Any, new: Any) -> Any:
         return old + [each for each in new if each not in old]
     if any(isinstance(each, dict) and each.get("$patch") == "replace" for each in new):
         return [each for each in new if "$patch" not in each]
-    key = _merge_key(name, [*old, *new])
+    both = [*old, *new]
+    fitting = (
+        key for key in _MERGE_KEYS.get(name, ()) if all(isinstance(x, dict) and key in x for x in both)
+    )
+    key = next(fitting, None)
     if key is None:
         return new
     items: dict[Any, Json] = {item[key]: item for item in old}
@@ -107,13 +101,6 @@ def _merged(name: str, old: Any, new: Any) -> Any:
     return list(items.values())
 
 
-def _merge_key(name: str, items: list[Any]) -> str | None:
-    for key in _MERGE_KEYS.get(name, ()):
-        if all(isinstance(item, dict) and key in item for item in items):
-            return key
-    return None
-
-
 def _operate(document: Any, operation: Json) -> Any:
     try:
         kind, path = operation["op"], _pointer(operation["path"])
@@ -123,61 +110,45 @@ def _operate(document: Any, operation: Json) -> Any:
         raise PatchError(f"operation {operation.get('op')!r} lacks {error}") from None
     if kind not in ("add", "remove", "replace", "move", "copy", "test"):
         raise PatchError(f"unknown operation {kind!r}")
+    # A document may be replaced as a whole, so it is looked at as the field of another.
+    root = {"": document}
     if kind != "add":
-        found = _look_up(document, source)
+        parent, last = _find(root, source)
+        found = parent[last]
         if kind == "test" and found != value:
             raise PatchMismatch(f"test of {operation['path']} failed")
-        value = found if kind in ("move", "copy") else value
-    if kind in ("remove", "replace", "move"):
-        document = _remove(document, source)
+        value = copy.deepcopy(found) if kind in ("move", "copy") else value
+        if kind in ("remove", "replace", "move"):
+            del parent[last]
     if kind in ("add", "replace", "move", "copy"):
-        document = _add(document, path, copy.deepcopy(value))
-    return document
+        parent, last = _find(root, path, is_new=True)
+        if isinstance(parent, list):
+            parent.insert(last, value)
+        else:
+            parent[last] = value
+    return root.get("")
 
 
 def _pointer(text: str) -> list[str]:
     """RFC 6901."""
-    if text == "":
-        return []
-    if not text.startswith("/"):
+    if text and not text.startswith("/"):
         raise PatchError(f"{text!r} is not a JSON pointer")
-    return [part.replace("~1", "/").replace("~0", "~") for part in text[1:].split("/")]
+    return [part.replace("~1", "/").replace("~0", "~") for part in text.split("/")]
 
 
-def _look_up(document: Any, path: list[str]) -> Any:
-    for part in path:
+def _find(document: Any, path: list[str], *, is_new: bool = False) -> tuple[Any, Any]:
+    """The object or array that a place is in, and its key there; a new one need not be there yet."""
+    for depth, part in enumerate(path):
+        is_last = depth == len(path) - 1
+        key: Any = part
         if isinstance(document, list):
-            document = document[_index(part, len(document) - 1)]
-        elif isinstance(document, dict) and part in document:
-            document = document[part]
-        else:
+            end = len(document) if is_new and is_last else len(document) - 1
+            key = end if is_new and is_last and part == "-" else int(part) if part.isdecimal() else -1
+            if not 0 <= key <= end:
+                raise PatchMismatch(f"there is no index {part!r}")
+        elif not isinstance(document, dict) or (part not in document and not (is_new and is_last)):
             raise PatchMismatch(f"there is no {part!r}")
-    return document
-
-
-def _add(document: Any, path: list[str], value: Any) -> Any:
-    if not path:
-        return value
-    parent, last = _look_up(document, path[:-1]), path[-1]
-    if isinstance(parent, list):
-        parent.insert(len(parent) if last == "-" else _index(last, len(parent)), value)
-    elif isinstance(parent, dict):
-        parent[last] = value
-    else:
-        raise PatchMismatch(f"{last!r} has no place in a {type(parent).__name__}")
-    return document
-
-
-def _remove(document: Any, path: list[str]) -> Any:
-    """Without what is at the path, where something is."""
-    if not path:
-        return None
-    parent, last = _look_up(document, path[:-1]), path[-1]
-    del parent[int(last) if isinstance(parent, list) else last]
-    return document
-
-
-def _index(part: str, highest: int) -> int:
-    if not part.isdecimal() or int(part) > highest:
-        raise PatchMismatch(f"there is no index {part!r}")
-    return int(part)
+        if is_last:
+            break
+        document = document[key]
+    return document, key

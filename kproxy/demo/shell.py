@@ -1,237 +1,199 @@
-"""The toy shell behind `kubectl exec`: runs the commands of commands.py and nothing real."""
+"""What `kubectl exec` finds in a pretend container: a few files, commands and a prompt, but no language."""
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import errno
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+import os
+import posixpath
+import shlex
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 
-from kproxy.demo.container import Container, FileError
-from kproxy.demo.shell_syntax import Pipeline, ShellSyntaxError, Simple, assignment, expand, parse
-from kproxy.demo.terminal import Input
+from kproxy.demo import clock
+from kproxy.demo.queries import field_at
+from kproxy.demo.store import Json
 
 Write = Callable[[bytes], Awaitable[None]]
 INTERRUPTED = 130
-# What one command may hand to the next through a pipe.
-_PIPE_BYTES = 64 * 1024 * 1024
-_SHELLS = ("sh", "bash", "ash", "dash")
+_UNKNOWN = 'exec: "{}": executable file not found in $PATH (this is kproxy demo)\n'
+_OPERATORS = frozenset("();<>|&")
+_ENTER, _ERASE, _INTERRUPT, _END = "\r\n", "\x7f\b", "\x03", "\x04"
 
 
-@dataclass(frozen=True, slots=True)
-class Streams:
-    """The three standard streams of one command."""
+class Container:
+    """Its files by their paths, its environment, its name; directories are where files are."""
 
-    stdin: Input
-    out: Write
-    err: Write
+    def __init__(self, pod: Json, name: str) -> None:
+        spec = next(each for each in pod["spec"]["containers"] if each["name"] == name)
+        self.hostname: str = pod["metadata"]["name"]
+        given = {each["name"]: each.get("value", "") for each in spec.get("env") or ()}
+        self.environment = {"PATH": "/bin", "HOSTNAME": self.hostname, "KPROXY_DEMO": "true", **given}
+        self._files = {
+            "/app/README": "This container is pretended by kproxy demo: a few commands and files.\n",
+            "/etc/hostname": f"{self.hostname}\n",
+            "/etc/hosts": f"127.0.0.1\tlocalhost\n{field_at(pod, 'status.podIP')}\t{self.hostname}\n",
+        }
 
+    def read(self, path: str) -> str:
+        """Raises FileNotFoundError or IsADirectoryError."""
+        if self.names(path) != [path]:
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), path)
+        return self._files[_absolute(path)]
 
-@dataclass(slots=True)
-class Screen:
-    """The client's terminal, if it has one; 0 columns until it told its size."""
-
-    is_terminal: bool = False
-    columns: int = 0
-    rows: int = 0
-
-
-class NoSuchCommand(Exception):
-    """Neither a command of this shell nor a shell."""
-
-
-class Exit(Exception):
-    """`exit`: ends the shell with that code."""
-
-    def __init__(self, code: int) -> None:
-        self.code = code
-        super().__init__(code)
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One run of a command: in which shell, with which arguments and streams."""
-
-    shell: Shell
-    arguments: list[str]
-    streams: Streams
-
-    @property
-    def flags(self) -> str:
-        """The letters of `-a` and `-abc`."""
-        return "".join(each[1:] for each in self.arguments if each.startswith("-"))
-
-    @property
-    def words(self) -> list[str]:
-        """What is no flag; `-` alone is none."""
-        return [each for each in self.arguments if not each.startswith("-") or each == "-"]
-
-    def path(self, word: str) -> str:
-        return self.shell.container.path(self.shell.directory, word)
-
-    async def say(self, text: str) -> int:
-        await self.streams.out(text.encode())
-        return 0
-
-    async def complain(self, text: str, code: int = 1) -> int:
-        await self.streams.err(text.encode() + b"\n")
-        return code
+    def names(self, path: str) -> list[str]:
+        """What is in a directory; the path itself if it is a file's. Raises FileNotFoundError."""
+        start = _absolute(path)
+        if start in self._files:
+            return [path]
+        inside = start.rstrip("/") + "/"
+        found = {each[len(inside) :].partition("/")[0] for each in self._files if each.startswith(inside)}
+        if not found:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        return sorted(found)
 
 
-Command = Callable[[Call], Awaitable[int]]
+class Input:
+    """Bytes from a client to a command. A full queue makes the writer wait, so memory stays bounded."""
+
+    def __init__(self, *, is_terminal: bool) -> None:
+        self._queue: asyncio.Queue[bytes] = asyncio.Queue(64)
+        self._rest = b""
+        self._is_terminal = is_terminal
+
+    async def feed(self, data: bytes) -> None:
+        """No data are the end."""
+        await self._queue.put(data)
+
+    async def read(self) -> bytes:
+        """What is there, or the next piece; b"" at the end."""
+        data, self._rest = self._rest or await self._queue.get(), b""
+        if not data and not self._is_terminal:
+            # For whoever reads next; on a terminal Ctrl-D ends one command, and the prompt goes on.
+            self._queue.put_nowait(b"")
+        return data
+
+    async def read_line(self) -> bytes:
+        """With its newline, but for an unfinished last line; b"" at the end."""
+        line = b""
+        while not line.endswith(b"\n") and (piece := await self.read()):
+            head, newline, self._rest = piece.partition(b"\n")
+            line += head + newline
+        return line
+
+
+class Terminal:
+    """Between a client's key strokes and an Input: echoes, erases, knows Ctrl-C and Ctrl-D."""
+
+    def __init__(self, target: Input, echo: Write, interrupt: Callable[[], None]) -> None:
+        self._target, self._echo, self._interrupt = target, echo, interrupt
+        self._line = ""
+
+    async def feed(self, data: bytes) -> None:
+        for key in data.decode(errors="replace"):
+            if key in _ENTER:
+                line, self._line = self._line, ""
+                await self._echo(b"\r\n")
+                await self._target.feed(line.encode() + b"\n")
+            elif key in _ERASE:
+                await self._echo(b"\b \b" if self._line else b"")
+                self._line = self._line[:-1]
+            elif key == _INTERRUPT:
+                self._line = ""
+                await self._echo(b"^C\r\n")
+                self._interrupt()
+            elif key == _END and not self._line:
+                await self._target.feed(b"")
+            else:
+                self._line += key
+                await self._echo(key.encode())
 
 
 @dataclass(slots=True, eq=False)
 class Shell:
-    """One shell process: working directory, variables, last exit code."""
+    """What one exec runs in: a container and the three standard streams."""
 
     container: Container
-    commands: Mapping[str, Command]
-    screen: Screen = field(default_factory=Screen)
-    directory: str = "/"
-    variables: dict[str, str] = field(default_factory=dict)
+    stdin: Input
+    out: Write
+    err: Write
+    is_terminal: bool = False
     _foreground: asyncio.Task[int] | None = None
 
-    def __post_init__(self) -> None:
-        if not self.variables:
-            self.variables = dict(self.container.environment)
+    async def run(self, words: list[str]) -> int:
+        """The exit code of a command: 127 if there is none of that name."""
+        name, rest = posixpath.basename(words[0]), words[1:]
+        try:
+            match name, rest:
+                case "sh" | "bash", ["-c", line, *_]:
+                    return await self._line(line)
+                case "sh" | "bash", _:
+                    return await self._prompt()
+                case "exit", _:
+                    return int(rest[0]) & 255 if rest else 0
+                case "true" | "false", _:
+                    return int(name == "false")
+                case "sleep", [seconds]:
+                    await asyncio.sleep(float(seconds.removesuffix("s")))
+                case "cat", []:
+                    while piece := await self.stdin.read():
+                        await self.out(piece)
+                case "cat" | "ls", _:
+                    for word in [word for word in rest if not word.startswith("-")] or ["/"]:
+                        lines = "".join(f"{each}\n" for each in self.container.names(word))
+                        await self.out((lines if name == "ls" else self.container.read(word)).encode())
+                case _ if name in _PRINTED:
+                    await self.out(f"{_PRINTED[name](self.container, rest)}\n".encode())
+                case _:
+                    await self.err(_UNKNOWN.format(words[0]).encode())
+                    return 127
+        except (OSError, ValueError) as error:
+            text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            await self.err(f"{name}: {text}\n".encode())
+            return 1 if isinstance(error, OSError) else 2
+        return 0
 
     def interrupt(self) -> None:
-        """Ctrl-C: ends the command in the foreground, not the shell."""
+        """Ctrl-C: ends the command in the foreground, not the prompt."""
         if self._foreground is not None:
             self._foreground.cancel()
 
-    async def start(self, arguments: list[str], streams: Streams) -> int:
-        """Run one command line given as a list, as `exec` does. Raises NoSuchCommand."""
-        if _base(arguments[0]) not in (*self.commands, *_SHELLS):
-            raise NoSuchCommand(arguments[0])
-        try:
-            return await self._in_foreground(self._run(arguments, streams))
-        except Exit as exit_:
-            return exit_.code
+    async def _line(self, line: str) -> int:
+        lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        words = list(lexer)
+        if any(word and _OPERATORS.issuperset(word) for word in words):
+            raise ValueError("kproxy demo has no shell language: one command and its words, please")
+        return await self.run(words) if words else 0
 
-    async def _run(self, arguments: list[str], streams: Streams) -> int:
-        """The exit code of a command; 127 where there is none of that name."""
-        name = _base(arguments[0])
-        call = Call(self, arguments[1:], streams)
-        if name in _SHELLS:
-            return await self._sub_shell(call)
-        if name not in self.commands:
-            return await call.complain(
-                f"sh: {arguments[0]}: not found (this is the toy shell of kproxy demo)", 127
-            )
-        try:
-            return await self.commands[name](call)
-        except FileError as error:
-            return await call.complain(f"{name}: {error}")
-
-    async def _sub_shell(self, call: Call) -> int:
-        child = dataclasses.replace(self, variables=dict(self.variables), _foreground=None)
-        try:
-            if "-c" in call.arguments[:-1]:
-                text = call.arguments[call.arguments.index("-c") + 1]
-                return await child._script(text, call.streams)
-            return await self._interactive(child, call.streams)
-        except Exit as exit_:
-            return exit_.code
-
-    async def _interactive(self, child: Shell, streams: Streams) -> int:
+    async def _prompt(self) -> int:
         code = 0
         while True:
-            if self.screen.is_terminal:
-                await streams.out(f"{child.container.hostname}:{child.directory}# ".encode())
-            line = await streams.stdin.read_line()
+            if self.is_terminal:
+                await self.out(f"{self.container.hostname}:/# ".encode())
+            line = (await self.stdin.read_line()).decode(errors="replace")
             if not line:
-                if self.screen.is_terminal:
-                    await streams.out(b"exit\n")
                 return code
-            code = await self._in_foreground(child._script(line.decode(errors="replace"), streams))
-            if self.screen.is_terminal:
-                streams.stdin.reopen()
-            child.variables["?"] = str(code)
-
-    async def _in_foreground(self, work: Awaitable[int]) -> int:
-        task = self._foreground = asyncio.ensure_future(work)
-        try:
-            return await asyncio.shield(task)
-        except asyncio.CancelledError:
-            me = asyncio.current_task()
-            if me is not None and me.cancelling():
+            task = self._foreground = asyncio.ensure_future(self.run(["sh", "-c", line]))
+            try:
+                await asyncio.wait((task,))
+            finally:
                 task.cancel()
-                raise
-            return INTERRUPTED
-        finally:
-            self._foreground = None
-
-    async def _script(self, text: str, streams: Streams) -> int:
-        """Raises Exit."""
-        try:
-            steps = parse(text)
-        except ShellSyntaxError as error:
-            await streams.err(f"sh: syntax error: {error}\n".encode())
-            return 2
-        code = int(self.variables.get("?", "0"))
-        for connector, pipeline in steps:
-            if not ((connector == "&&" and code) or (connector == "||" and not code)):
-                code = await self._pipeline(pipeline, streams)
-                self.variables["?"] = str(code)
-        return code
-
-    async def _pipeline(self, pipeline: Pipeline, streams: Streams) -> int:
-        """One part after the other, the output of each kept for the next: fine for what ends by itself."""
-        stdin = streams.stdin
-        for part in pipeline[:-1]:
-            kept = bytearray()
-
-            async def keep(data: bytes, kept: bytearray = kept) -> None:
-                if len(kept) + len(data) > _PIPE_BYTES:
-                    raise FileError(errno.EFBIG, "pipe")
-                kept.extend(data)
-
-            await self._simple(part, Streams(stdin, keep, streams.err))
-            stdin = await _filled(bytes(kept))
-        return await self._simple(pipeline[-1], Streams(stdin, streams.out, streams.err))
-
-    async def _simple(self, simple: Simple, streams: Streams) -> int:
-        words = list(simple.words)
-        while words and (found := assignment(words[0])):
-            self.variables[found[0]] = expand(found[1], self.variables)
-            words.pop(0)
-        try:
-            for operator, word in simple.redirects:
-                streams = await self._redirected(operator, word, streams)
-        except FileError as error:
-            await streams.err(f"sh: {error}\n".encode())
-            return 1
-        if not words:
-            return 0
-        return await self._run([expand(word, self.variables) for word in words], streams)
-
-    async def _redirected(self, operator: str, word: str | None, streams: Streams) -> Streams:
-        if word is None:
-            write = streams.err if operator.endswith("2") else streams.out
-        else:
-            path = self.container.path(self.directory, expand(word, self.variables))
-            if operator == "<":
-                return dataclasses.replace(streams, stdin=await _filled(self.container.files.read(path)))
-            if not operator.endswith(">>"):
-                self.container.files.write(path, b"")
-
-            async def write(data: bytes) -> None:
-                self.container.files.append(path, data)
-
-        if operator.startswith("2"):
-            return dataclasses.replace(streams, err=write)
-        return dataclasses.replace(streams, out=write)
+            code = INTERRUPTED if task.cancelled() else task.result()
+            if line.split()[:1] == ["exit"]:
+                return code
 
 
-async def _filled(content: bytes) -> Input:
-    stdin = Input()
-    await stdin.feed(content)
-    await stdin.end()
-    return stdin
+def _absolute(path: str) -> str:
+    return "/" + posixpath.normpath(f"/{path}").lstrip("/")
 
 
-def _base(name: str) -> str:
-    return name.rpartition("/")[2]
+_PRINTED: dict[str, Callable[[Container, list[str]], str]] = {
+    "date": lambda *_: f"{clock.utc(clock.now()):%a %b %e %H:%M:%S UTC %Y}",
+    "echo": lambda _, words: " ".join(words),
+    "env": lambda container, _: "\n".join(f"{key}={text}" for key, text in container.environment.items()),
+    "help": lambda *_: f"Commands: cat exit false ls sh sleep true {' '.join(_PRINTED)}",
+    "hostname": lambda container, _: container.hostname,
+    "id": lambda *_: "uid=0(root) gid=0(root) groups=0(root)",
+    "whoami": lambda *_: "root",
+}

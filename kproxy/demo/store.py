@@ -1,8 +1,8 @@
 """The demo cluster's memory: objects, one version counter, and what changed lately.
 
-Every kind has a shelf. A shelf keeps its objects and the last changes to them, as the watch cache of a
-real API server does; who asks for a version from before those changes gets `Expired` and must list anew.
-Stored values are never changed in place: whoever wants a change puts a new value.
+The last changes of each kind are kept, as the watch cache of a real API server does; who asks for a version
+from before those gets `Expired` and must list anew. Stored values are never changed in place: whoever wants a
+change puts a new value.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ import itertools
 import json
 import time
 from bisect import bisect_right
-from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections import defaultdict, deque
+from typing import Any, Literal, NamedTuple
 
 Json = dict[str, Any]
 Key = tuple[str, str]
@@ -23,11 +22,7 @@ Change = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
 class Expired(Exception):
-    """The version lies before what the shelf remembers."""
-
-    def __init__(self, asked: int, oldest: int) -> None:
-        self.asked, self.oldest = asked, oldest
-        super().__init__(f"too old resource version: {asked} ({oldest})")
+    """The version lies before what is remembered."""
 
 
 class Stored:
@@ -36,9 +31,7 @@ class Stored:
     __slots__ = ("_text", "key", "value", "version")
 
     def __init__(self, key: Key, value: Json, version: int) -> None:
-        self.key = key
-        self.value = value
-        self.version = version
+        self.key, self.value, self.version = key, value, version
         self._text: bytes | None = None
 
     @property
@@ -47,9 +40,12 @@ class Stored:
             self._text = encode(self.value)
         return self._text
 
+    @property
+    def uid(self) -> str:
+        return str(self.value["metadata"]["uid"])
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Event:
+
+class Event(NamedTuple):
     """One change. `stored` is the object after it, or its last state under the version of its removal."""
 
     change: Change
@@ -57,104 +53,70 @@ class Event:
     previous: Stored | None
 
 
-@dataclass(slots=True, eq=False)
-class _Shelf:
-    oldest: int
-    objects: dict[Key, Stored] = field(default_factory=dict)
-    events: deque[Event] = field(default_factory=deque)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-
-
 class Store:
     """All objects of the cluster. Synchronous, so that each call is one transaction of the event loop.
 
-    `history` is how many changes each shelf remembers. Versions begin with the time (in ms), so that a client
-    of an earlier demo cluster is told that its version is gone, and lists anew.
+    `history` is how many changes of each kind are remembered. Versions begin with the time (in µs), which no
+    cluster outruns: a client of an earlier one is told that its version is gone, and lists anew.
     """
 
     def __init__(self, *, history: int = 1000) -> None:
-        self._history = history
-        self._version = self._first = int(time.time() * 1000)
-        self._shelves: dict[str, _Shelf] = {}
-        self._anything = asyncio.Event()
-
-    @property
-    def version(self) -> int:
+        self.version = first = int(time.time() * 1_000_000)
         """The version of the latest change of all."""
-        return self._version
+        self._history = history
+        self._objects: defaultdict[str, dict[Key, Stored]] = defaultdict(dict)
+        self._events: defaultdict[str, deque[Event]] = defaultdict(deque)
+        self._oldest: defaultdict[str, int] = defaultdict(lambda: first)
+        self.changed = asyncio.Event()
+        """Set at the next change; another one takes its place then."""
 
-    def get(self, resource: str, namespace: str, name: str) -> Stored | None:
-        return self._shelf(resource).objects.get((namespace, name))
+    def get(self, resource: str, namespace: str | None, name: str) -> Stored | None:
+        return self._objects[resource].get((namespace or "", name))
 
     def objects(self, resource: str, namespace: str | None = None) -> list[Stored]:
         """Objects of a kind by namespace and name, of all namespaces or of one."""
-        objects = self._shelf(resource).objects
-        keys = (key for key in objects if namespace is None or key[0] == namespace)
-        return [objects[key] for key in sorted(keys)]
+        objects = self._objects[resource]
+        return [objects[key] for key in sorted(objects) if namespace is None or key[0] == namespace]
 
     def put(self, resource: str, value: Json) -> Stored:
         """Create or replace; the value is stored under a new version, which it also carries."""
-        shelf = self._shelf(resource)
         stored = self._next(value)
-        previous = shelf.objects.get(stored.key)
-        shelf.objects[stored.key] = stored
-        self._note(shelf, Event(change="MODIFIED" if previous else "ADDED", stored=stored, previous=previous))
+        previous = self._objects[resource].get(stored.key)
+        self._objects[resource][stored.key] = stored
+        change: Change = "MODIFIED" if previous else "ADDED"
+        self._note(resource, Event(change=change, stored=stored, previous=previous))
         return stored
 
     def remove(self, resource: str, namespace: str, name: str) -> Stored:
         """Remove what is there (KeyError if nothing is); answers its last state."""
-        shelf = self._shelf(resource)
-        previous = shelf.objects.pop((namespace, name))
+        previous = self._objects[resource].pop((namespace, name))
         stored = self._next(previous.value)
-        self._note(shelf, Event(change="DELETED", stored=stored, previous=previous))
+        self._note(resource, Event(change="DELETED", stored=stored, previous=previous))
         return stored
 
     def since(self, resource: str, version: int) -> list[Event]:
         """Changes of a kind after `version`, oldest first. Raises Expired."""
-        shelf = self._shelf(resource)
-        if version < shelf.oldest:
-            raise Expired(version, shelf.oldest)
-        events = shelf.events
+        if version < self._oldest[resource]:
+            raise Expired(f"too old resource version: {version} ({self._oldest[resource]})")
+        events = self._events[resource]
         if not events or events[-1].stored.version <= version:
             return []
         start = bisect_right(events, version, key=lambda event: event.stored.version)
         return list(itertools.islice(events, start, None))
 
-    def compact(self) -> None:
-        """Forget all changes so far, as etcd does every few minutes: older versions are `Expired` now."""
-        self._first = self._version
-        for shelf in self._shelves.values():
-            shelf.events.clear()
-            shelf.oldest = self._version
-
-    def changed(self, resource: str) -> asyncio.Event:
-        """Set at the next change of the kind; ask again after that."""
-        return self._shelf(resource).changed
-
-    def anything(self) -> asyncio.Event:
-        """Set at the next change of whatever kind; ask again after that."""
-        return self._anything
-
-    def _shelf(self, resource: str) -> _Shelf:
-        if resource not in self._shelves:
-            self._shelves[resource] = _Shelf(self._first)
-        return self._shelves[resource]
-
     def _next(self, value: Json) -> Stored:
-        self._version += 1
-        metadata = {**value["metadata"], "resourceVersion": str(self._version)}
+        self.version += 1
+        metadata = {**value["metadata"], "resourceVersion": str(self.version)}
         key = (metadata.get("namespace", ""), metadata["name"])
         # Kind first, always: lists of built-in kinds leave it out by cutting off the text's beginning.
         head = {"kind": value["kind"], "apiVersion": value["apiVersion"]}
-        return Stored(key, {**head, **value, "metadata": metadata}, self._version)
+        return Stored(key, {**head, **value, "metadata": metadata}, self.version)
 
-    def _note(self, shelf: _Shelf, event: Event) -> None:
-        shelf.events.append(event)
-        if len(shelf.events) > self._history:
-            shelf.oldest = shelf.events.popleft().stored.version
-        waiting, shelf.changed = shelf.changed, asyncio.Event()
-        waiting.set()
-        waiting, self._anything = self._anything, asyncio.Event()
+    def _note(self, resource: str, event: Event) -> None:
+        self._events[resource].append(event)
+        if len(self._events[resource]) > self._history:
+            self._oldest[resource] = self._events[resource].popleft().stored.version
+        waiting, self.changed = self.changed, asyncio.Event()
         waiting.set()
 
 

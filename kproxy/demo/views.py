@@ -1,34 +1,29 @@
-"""How an answer is written: which media type the `Accept` header asks for, and the bytes of it.
-
-Objects are shown as they are, or as the rows of a `Table` (kubectl get).
-"""
+"""How objects are shown: as they are, or as the rows of a `Table` (kubectl get), as `Accept` asks for."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-import yaml
-
-from kproxy.demo.kinds import Json, Kind
-from kproxy.demo.status import not_acceptable
-from kproxy.demo.store import Event, Stored, encode
-from kproxy.demo.tables import columns_of
+from kproxy.demo import clock
+from kproxy.demo.kinds import Kind
+from kproxy.demo.queries import field_at
+from kproxy.demo.status import ApiError
+from kproxy.demo.store import Event, Json, Stored, encode
 
 JSON = "application/json"
-YAML = "application/yaml"
 _META = "meta.k8s.io/v1"
 # Python indents some 5 MB a second, and all else in the process waits for it.
 _PRETTY_BYTES = 256 * 1024
-_DUMPER = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
     """One way of showing objects, chosen by a request."""
 
-    media_type: str = JSON
     is_table: bool = False
     has_objects: bool = False
     """A table's rows carry whole objects beside the cells, not their metadata alone."""
@@ -37,24 +32,22 @@ class View:
     def show(self, kind: Kind, stored: Stored) -> bytes:
         if self.is_table:
             return self.write_value(self._table(kind, (stored,), stored.version, headers=True))
-        return self._write(stored.text, stored.value)
+        return self._write(stored.text)
 
     def show_list(self, kind: Kind, stored: Sequence[Stored], metadata: Json) -> bytes:
         if self.is_table:
             return self.write_value({**self._table(kind, stored, 0, headers=True), "metadata": metadata})
         head = {"kind": kind.list_kind, "apiVersion": kind.api_version, "metadata": metadata}
         # Items of built-in kinds do not repeat the kind that the list has named, custom ones do.
-        repeated = 0 if kind.custom else len(encode({"kind": kind.kind, "apiVersion": kind.api_version}))
-        items = b",".join([b"{" + each.text[repeated or 1 :] for each in stored])
+        repeated = 1 if kind.custom else len(encode({"kind": kind.kind, "apiVersion": kind.api_version}))
+        items = b",".join([b"{" + each.text[repeated:] for each in stored])
         return self._write(encode(head)[:-1] + b',"items":[' + items + b"]}")
 
     def event(self, kind: Kind, event: Event, *, first: bool) -> bytes:
         """One line of a watch. Only the first table of a watch has column definitions."""
-        stored = event.stored
+        stored, text = event.stored, event.stored.text
         if self.is_table:
             text = encode(self._table(kind, (stored,), stored.version, headers=first))
-        else:
-            text = stored.text
         return b'{"type":"' + event.change.encode() + b'","object":' + text + b"}\n"
 
     def bookmark(self, kind: Kind, version: int, *, initial_events_end: bool) -> bytes:
@@ -68,69 +61,146 @@ class View:
         return b'{"type":"BOOKMARK","object":' + encode(shown) + b"}\n"
 
     def write_value(self, value: Json) -> bytes:
-        return self._write(encode(value), value)
+        return self._write(encode(value))
 
-    def _write(self, text: bytes, value: Json | None = None) -> bytes:
-        """The JSON `text` (`value`, where it is at hand, is the same) as this view's media type."""
-        if self.media_type != YAML and not (self.pretty and len(text) < _PRETTY_BYTES):
-            return text + b"\n"
-        parsed = json.loads(text) if value is None else value
-        if self.media_type == YAML:
-            dumped: str = yaml.dump(parsed, Dumper=_DUMPER, sort_keys=False, allow_unicode=True)
-            return dumped.encode()
-        return json.dumps(parsed, indent=2, ensure_ascii=False).encode() + b"\n"
+    def _write(self, text: bytes) -> bytes:
+        if self.pretty and len(text) < _PRETTY_BYTES:
+            text = json.dumps(json.loads(text), indent=2, ensure_ascii=False).encode()
+        return text + b"\n"
 
     def _table(self, kind: Kind, stored: Sequence[Stored], version: int, *, headers: bool) -> Json:
         columns = columns_of(kind)
-        return {
-            "kind": "Table",
-            "apiVersion": _META,
-            "metadata": {"resourceVersion": str(version)},
-            "columnDefinitions": [column.definition for column in columns] if headers else None,
-            "rows": [
-                {
-                    "cells": [column.cell(each.value) for column in columns],
-                    "object": each.value if self.has_objects else _partial(each.value["metadata"]),
-                }
-                for each in stored
-            ],
-        }
-
-
-def accepted(accept: str) -> list[tuple[str, dict[str, str]]]:
-    """The media ranges of an Accept header (RFC 9110, 12.5.1) with their parameters, most wanted first."""
-    ranges = []
-    for part in (accept or JSON).split(","):
-        name, *rest = (each.strip() for each in part.split(";"))
-        parameters = dict(each.split("=", 1) for each in rest if "=" in each)
-        try:
-            quality = float(parameters.get("q", "1"))
-        except ValueError:
-            quality = 0.0
-        if quality > 0:
-            ranges.append((quality, name.lower(), parameters))
-    ranges.sort(key=lambda each: -each[0])
-    return [(name, parameters) for _, name, parameters in ranges]
+        rows = []
+        for value in (each.value for each in stored):
+            about = value if self.has_objects else _partial(value["metadata"])
+            rows.append({"cells": [column.show(value) for column in columns], "object": about})
+        head = {"kind": "Table", "apiVersion": _META, "metadata": {"resourceVersion": str(version)}}
+        definitions = [column.definition for column in columns] if headers else None
+        return {**head, "columnDefinitions": definitions, "rows": rows}
 
 
 def choose_view(accept: str, query: dict[str, str], user_agent: str) -> View:
-    """Raises ApiError 406 when nothing acceptable can be made."""
+    """What the Accept header asks for first (RFC 9110, 12.5.1). Raises ApiError 406 when there is nothing."""
     # A real API server also indents for people: curl, wget and browsers.
     default = "true" if user_agent.startswith(("curl", "Wget", "Mozilla/5.0")) else "false"
     pretty = query.get("pretty", default).lower() in ("1", "t", "true", "")
-    for name, parameters in accepted(accept):
-        shape = tuple(parameters.get(each, "") for each in ("as", "g", "v"))
-        if shape == ("Table", "meta.k8s.io", "v1") or not shape[0]:
-            media_type = {JSON: JSON, "application/*": JSON, "*/*": JSON, YAML: YAML}.get(name)
-            if media_type is not None:
-                return View(
-                    media_type=media_type,
-                    is_table=bool(shape[0]),
-                    has_objects=query.get("includeObject") == "Object",
-                    pretty=pretty,
-                )
-    raise not_acceptable((JSON, YAML))
+    for part in (accept or JSON).split(","):
+        name, *rest = (each.strip() for each in part.lower().split(";"))
+        parameters = dict(each.split("=", 1) for each in rest if "=" in each)
+        if name not in (JSON, "application/*", "*/*") or parameters.get("q") in ("0", "0.0"):
+            continue
+        shape = [parameters.get(each, "") for each in ("as", "g", "v")]
+        if not shape[0] or shape == ["table", "meta.k8s.io", "v1"]:
+            has_objects = query.get("includeObject") == "Object"
+            return View(is_table=bool(shape[0]), has_objects=has_objects, pretty=pretty)
+    raise ApiError(406, "NotAcceptable", f"only the following media types are accepted: {JSON}")
 
 
 def _partial(metadata: Json) -> Json:
     return {"kind": "PartialObjectMetadata", "apiVersion": _META, "metadata": metadata}
+
+
+class Column(NamedTuple):
+    definition: Json
+    cell: Callable[[Json], Any]
+
+    def show(self, value: Json) -> Any:
+        """The cell; one odd object must not keep the others from being listed."""
+        try:
+            return self.cell(value)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            return "<unknown>"
+
+
+def columns_of(kind: Kind) -> list[Column]:
+    return [_column(kind, each) for each in kind.columns or ({"name": "Name"}, {"name": "Age"})]
+
+
+def _column(kind: Kind, column: Json) -> Column:
+    name = column.get("name", "")
+    column = {**_KNOWN.get(name, {}), **column}
+    about = {"format": "name" if name == "Name" else "", "description": f"{name} of the object"}
+    shape = {"type": column.get("type", "string"), "priority": column.get("priority", 0)}
+    definition = {"name": name, **shape, **about}
+    if "cell" in column and not kind.custom:
+        return Column(definition, _CELLS[column["cell"]])
+    path = re.sub(r"\['?([^'\]]+)'?\]", r".\1", str(column.get("jsonPath"))).lstrip(".")
+
+    def cell(value: Json) -> Any:
+        found = field_at(value, path)
+        if definition["type"] == "date":
+            return clock.age(clock.now() - clock.parse_time(found))
+        if isinstance(found, dict):
+            found = ",".join(f"{key}={text}" for key, text in sorted(found.items()))
+        if isinstance(found, list):
+            found = ",".join(map(str, found))
+        return found if found or kind.custom else 0 if definition["type"] == "integer" else "<none>"
+
+    return Column(definition, cell)
+
+
+def _statuses(value: Json) -> list[Json]:
+    return list(field_at(value, "status.containerStatuses") or ())
+
+
+def _pod_ready(value: Json) -> str:
+    return f"{sum(bool(each.get('ready')) for each in _statuses(value))}/{len(value['spec']['containers'])}"
+
+
+def _pod_status(value: Json) -> str:
+    if value["metadata"].get("deletionTimestamp"):
+        return "Terminating"
+    for each in _statuses(value):
+        state = each.get("state", {})
+        if passing := state.get("waiting") or state.get("terminated"):
+            return str(passing.get("reason", "Unknown"))
+    status = value.get("status", {})
+    return str(status.get("reason") or status.get("phase", "Unknown"))
+
+
+def _node_status(value: Json) -> str:
+    conditions = field_at(value, "status.conditions") or ()
+    ready = next((each.get("status") for each in conditions if each.get("type") == "Ready"), None)
+    text = {"True": "Ready", "False": "NotReady"}.get(ready or "", "Unknown")
+    return text + (",SchedulingDisabled" if field_at(value, "spec.unschedulable") else "")
+
+
+def _node_ip(value: Json) -> str:
+    addresses = field_at(value, "status.addresses") or ()
+    return next((each.get("address", "") for each in addresses if each.get("type") == "InternalIP"), "<none>")
+
+
+def _service_ports(value: Json) -> str:
+    ports = value["spec"].get("ports", ())
+    return ",".join(f"{each['port']}/{each.get('protocol', 'TCP')}" for each in ports) or "<none>"
+
+
+def _slice_endpoints(value: Json) -> str:
+    addresses = [address for each in value.get("endpoints") or () for address in each["addresses"]]
+    more = f" + {len(addresses) - 3} more..." if len(addresses) > 3 else ""
+    return (",".join(addresses[:3]) or "<unset>") + more
+
+
+def _replicas(value: Json) -> str:
+    return f"{field_at(value, 'status.readyReplicas') or 0}/{value['spec'].get('replicas', 1)}"
+
+
+_KNOWN: dict[str, Json] = {
+    "Name": {"jsonPath": ".metadata.name"},
+    "Age": {"jsonPath": ".metadata.creationTimestamp", "type": "date"},
+}
+"""What a column of that name is, unless it says otherwise."""
+_CELLS: dict[str, Callable[[Json], Any]] = {
+    "about": lambda value: f"{value['involvedObject']['kind'].lower()}/{value['involvedObject']['name']}",
+    "data": lambda value: len(value.get("data") or ()) + len(value.get("binaryData") or ()),
+    "external_ip": lambda value: "<pending>" if value["spec"].get("type") == "LoadBalancer" else "<none>",
+    "node_ip": _node_ip,
+    "node_status": _node_status,
+    "pod_ready": _pod_ready,
+    "pod_status": _pod_status,
+    "replicas": _replicas,
+    "restarts": lambda value: sum(each.get("restartCount", 0) for each in _statuses(value)),
+    "secrets": lambda value: len(value.get("secrets") or ()),
+    "service_ports": _service_ports,
+    "slice_endpoints": _slice_endpoints,
+}

@@ -7,11 +7,10 @@ import contextlib
 import random
 from collections.abc import AsyncGenerator, Mapping
 
-from kproxy.demo.kinds import Kind
-from kproxy.demo.paging import is_true, parse_count, parse_version
-from kproxy.demo.selectors import Selection
-from kproxy.demo.status import expired, forbidden_field, invalid
-from kproxy.demo.store import Change, Event, Expired, Store, Stored, encode
+from kproxy.demo.objects import Target
+from kproxy.demo.queries import is_true, parse_count, parse_selection
+from kproxy.demo.status import ApiError
+from kproxy.demo.store import Event, Expired, Store, Stored, encode
 from kproxy.demo.views import View
 
 # As the real server's --min-request-timeout: between this and twice this.
@@ -22,27 +21,14 @@ class Watch:
     """One watch of a kind. Raises ApiError at construction for a query that makes no sense."""
 
     def __init__(
-        self,
-        store: Store,
-        kind: Kind,
-        namespace: str | None,
-        selection: Selection,
-        view: View,
-        query: Mapping[str, str],
-        bookmark_seconds: float,
+        self, store: Store, target: Target, view: View, query: Mapping[str, str], bookmark_seconds: float
     ) -> None:
-        self._store = store
-        self._kind = kind
-        self._namespace = namespace
-        self._selection = selection
-        self._view = view
-        self._asked = parse_version(query.get("resourceVersion", ""))
+        self._store, self._view = store, view
+        self._kind, self._namespace = target.kind, target.namespace
+        self._matches = parse_selection(target.kind, query)
+        self._asked = parse_count(query, "resourceVersion")
         self._bookmark_seconds = bookmark_seconds if is_true(query.get("allowWatchBookmarks")) else None
         list_asked = query.get("sendInitialEvents")
-        if list_asked is not None and query.get("resourceVersionMatch") != "NotOlderThan":
-            text = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
-            cause = forbidden_field("resourceVersionMatch", text)
-            raise invalid("ListOptions", "meta.k8s.io", "", [cause])
         self._is_list = is_true(list_asked)
         """A streaming list (KEP-3157): what is there comes first, and a bookmark tells its end."""
         self._begins_with_present = not self._asked if list_asked is None else self._is_list
@@ -63,11 +49,12 @@ class Watch:
             if self._is_list and self._bookmark_seconds:
                 yield self._view.bookmark(self._kind, version, initial_events_end=True)
         while True:
-            changed = self._store.changed(self._kind.resource)
+            changed = self._store.changed
             try:
                 events = self._store.since(self._kind.resource, version)
             except Expired as error:
-                yield b'{"type":"ERROR","object":' + encode(expired(str(error)).status) + b"}\n"
+                status = ApiError(410, "Expired", str(error)).status
+                yield b'{"type":"ERROR","object":' + encode(status) + b"}\n"
                 return
             version = max(version, self._store.version)
             now = loop.time()
@@ -95,11 +82,9 @@ class Watch:
         stored, previous = event.stored, event.previous
         if self._namespace is not None and stored.key[0] != self._namespace:
             return None
-        before = previous is not None and self._selection.matches(previous.value)
-        after = event.change != "DELETED" and self._selection.matches(stored.value)
-        if after:
-            change: Change = "MODIFIED" if before else "ADDED"
-            return event if event.change == change else Event(change=change, stored=stored, previous=None)
+        before = previous is not None and self._matches(previous.value)
+        if event.change != "DELETED" and self._matches(stored.value):
+            return Event(change="MODIFIED" if before else "ADDED", stored=stored, previous=None)
         if not before or previous is None:
             return None
         if event.change == "DELETED":

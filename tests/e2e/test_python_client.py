@@ -168,10 +168,11 @@ def opened(core: client.CoreV1Api, *command: str, stdin: bool = False) -> Iterat
 
 def test_exec_gives_both_outputs(connect: Connect, open_proxy: Program) -> None:
     """A command from its start to its end, with its exit code."""
-    with opened(connect(open_proxy), "sh", "-c", "echo out; echo err >&2; exit 3") as command:
+    with opened(connect(open_proxy), "cat", "/etc/hostname", "/nope") as command:
         command.run_forever(timeout=SECONDS)
-        assert (command.read_stdout(), command.read_stderr()) == ("out\n", "err\n")
-        assert command.returncode == 3
+        err = "cat: /nope: No such file or directory\n"
+        assert (command.read_stdout(), command.read_stderr()) == ("clock\n", err)
+        assert command.returncode == 1
 
 
 def test_exec_as_a_conversation(connect: Connect, open_proxy: Program) -> None:

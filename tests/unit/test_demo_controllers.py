@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from kproxy.demo.admission import created
-from kproxy.demo.controllers import Controllers
-from kproxy.demo.kinds import DEPLOYMENTS, NAMESPACES, NODES, PODS
-from kproxy.demo.life import HEARTBEAT, TIDE, Life
+from kproxy.demo.controllers import HEARTBEAT, TIDE, Controllers, Life
+from kproxy.demo.kinds import DEPLOYMENTS, ENDPOINT_SLICES, NAMESPACES, NODES, PODS, SERVICES
 from kproxy.demo.seeds import seed
 from kproxy.demo.store import Store
 
@@ -22,13 +21,14 @@ def plant_node(store: Store, name: str, *, unschedulable: bool = False) -> None:
     store.put(NODES.resource, {"kind": "Node", "apiVersion": "v1", "metadata": {"name": name}, "spec": spec})
 
 
-def plant(store: Store, replicas: int = 2, **annotations: str) -> None:
+def plant(store: Store, replicas: int = 2, port: int = 80, **annotations: str) -> None:
     plant_node(store, "node")
     labels = {"app": "a"}
+    container = {"name": "a", "image": "a", "ports": [{"name": "web", "containerPort": port}]}
     spec = {
         "replicas": replicas,
         "selector": {"matchLabels": labels},
-        "template": {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "a", "image": "a"}]}},
+        "template": {"metadata": {"labels": labels}, "spec": {"containers": [container]}},
     }
     metadata = {"name": "a", "namespace": "default", "annotations": annotations}
     head = {"kind": "Deployment", "apiVersion": "apps/v1", "metadata": metadata}
@@ -145,6 +145,62 @@ def test_the_seeds_are_at_rest() -> None:
         for kind in (NAMESPACES, PODS, DEPLOYMENTS)
         for each in store.objects(kind.resource)
     )
+
+
+def plant_service(store: Store, **spec: Any) -> None:
+    spec = {"selector": {"app": "a"}, "ports": [{"name": "http", "port": 80, "targetPort": "web"}], **spec}
+    head = {"kind": "Service", "apiVersion": "v1", "metadata": {"name": "a", "namespace": "default"}}
+    store.put(SERVICES.resource, created(SERVICES, {**head, "spec": spec}))
+
+
+def endpoints(store: Store) -> list[tuple[str, bool, bool]]:
+    """Pod, ready and terminating of each endpoint of the one slice."""
+    (found,) = store.objects(ENDPOINT_SLICES.resource)
+    assert found.value["metadata"]["labels"]["kubernetes.io/service-name"] == "a"
+    return [
+        (each["targetRef"]["name"], each["conditions"]["ready"], each["conditions"]["terminating"])
+        for each in found.value["endpoints"]
+    ]
+
+
+def test_a_service_has_the_pods_that_match() -> None:
+    """Its EndpointSlice follows them: as they become ready, are about to go, and are gone."""
+    store = Store()
+    controllers = Controllers(store, settle_seconds=SETTLE)
+    plant(store, port=8080)
+    plant_service(store)
+    settle(controllers, store, 100.0)
+    assert endpoints(store) == []
+    settle(controllers, store, 100.0 + SETTLE)
+    pods = store.objects(PODS.resource)
+    assert endpoints(store) == [(pod.key[1], True, False) for pod in pods]
+    (found,) = store.objects(ENDPOINT_SLICES.resource)
+    assert found.value["ports"] == [{"name": "http", "port": 8080, "protocol": "TCP"}]
+    assert [each["addresses"][0] for each in found.value["endpoints"]] == [
+        pod.value["status"]["podIP"] for pod in pods
+    ]
+    value = deployment(store)
+    store.put(DEPLOYMENTS.resource, {**value, "spec": {**value["spec"], "replicas": 1}})
+    settle(controllers, store, 200.0)
+    assert sorted(each[1:] for each in endpoints(store)) == [(False, True), (True, False)]
+    settle(controllers, store, 200.0 + SETTLE)
+    assert [each[1:] for each in endpoints(store)] == [(True, False)]
+
+
+def test_a_slice_goes_with_its_service_or_the_selector() -> None:
+    """What nobody asks for any more is taken away; what others made stays."""
+    store = Store()
+    controllers = Controllers(store, settle_seconds=0.0)
+    plant(store, port=8080)
+    plant_service(store)
+    mine = {"name": "mine", "namespace": "default"}
+    head = {"kind": "EndpointSlice", "apiVersion": "discovery.k8s.io/v1", "metadata": mine}
+    store.put(ENDPOINT_SLICES.resource, created(ENDPOINT_SLICES, {**head, "addressType": "IPv4"}))
+    settle(controllers, store, 0.0)
+    assert len(store.objects(ENDPOINT_SLICES.resource)) == 2
+    store.remove(SERVICES.resource, "default", "a")
+    settle(controllers, store, 0.0)
+    assert [each.key[1] for each in store.objects(ENDPOINT_SLICES.resource)] == ["mine"]
 
 
 def test_life_touches_only_what_asks_for_it() -> None:

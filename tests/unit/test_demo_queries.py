@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kproxy.demo.kinds import CONFIGMAPS, NODES, PODS
-from kproxy.demo.selectors import parse_selection
+from kproxy.demo.queries import parse_selection
 from kproxy.demo.status import ApiError
 
 LABELS = {"app": "web", "tier": "front", "rank": "3", "empty": ""}
@@ -41,14 +41,14 @@ LABELS = {"app": "web", "tier": "front", "rank": "3", "empty": ""}
 def test_label_selectors(selector: str, matches: bool) -> None:
     """Every operator of the selector language means what it means to kubectl."""
     value = {"metadata": {"name": "a", "labels": LABELS}}
-    assert parse_selection(PODS, selector, "").matches(value) is matches
+    assert parse_selection(PODS, {"labelSelector": selector})(value) is matches
 
 
 @pytest.mark.parametrize("selector", ["=x", "a=b=c", "a in web", "a in (b", "a,,b", "-a", "a b"])
 def test_a_label_selector_that_is_none_is_refused(selector: str) -> None:
     """What cannot be parsed is 400, never "everything"."""
     with pytest.raises(ApiError, match="unable to parse requirement") as caught:
-        parse_selection(PODS, selector, "")
+        parse_selection(PODS, {"labelSelector": selector})
     assert caught.value.code == 400
 
 
@@ -71,17 +71,17 @@ def test_field_selectors(selector: str, matches: bool) -> None:
         "spec": {"nodeName": "demo-node-1"},
         "status": {"phase": "Running"},
     }
-    assert parse_selection(PODS, "", selector).matches(value) is matches
+    assert parse_selection(PODS, {"fieldSelector": selector})(value) is matches
 
 
 def test_an_unset_switch_is_false() -> None:
     """`spec.unschedulable=false` finds the nodes that never had the field."""
-    selection = parse_selection(NODES, "", "spec.unschedulable=false")
-    assert selection.matches({"metadata": {}, "spec": {}})
-    assert not selection.matches({"metadata": {}, "spec": {"unschedulable": True}})
+    matches = parse_selection(NODES, {"fieldSelector": "spec.unschedulable=false"})
+    assert matches({"metadata": {}, "spec": {}})
+    assert not matches({"metadata": {}, "spec": {"unschedulable": True}})
 
 
 def test_a_field_that_a_kind_cannot_be_selected_by_is_refused() -> None:
     """The refusal names the field, as the real server's does."""
     with pytest.raises(ApiError, match=r"field label not supported: status\.phase"):
-        parse_selection(CONFIGMAPS, "", "status.phase=Running")
+        parse_selection(CONFIGMAPS, {"fieldSelector": "status.phase=Running"})
