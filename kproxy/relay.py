@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import structlog
@@ -44,14 +44,17 @@ from kproxy.wire import Field, RequestHead, ResponseHead
 
 _log = structlog.get_logger()
 
-# Request bodies up to this size are kept until the answer begins, to be sent once more after a 401 or on a
-# fresh connection when a reused one turned out to be dead.
-MAX_REPLAYED_BYTES = 64 * 1024
-MAX_RETRIES = 3
-# Before the second time that a request is sent again, and four times as long before the third.
-RETRY_SECONDS = 0.25
-# An upload that is longer than this is not sent over HTTP/2.
-LONG_UPLOAD_BYTES = 1024 * 1024
+# Request bodies up to this size are kept until the answer begins, to be sent once more: after a 401, on a
+# fresh connection when a reused one turned out to be dead, and when the API server has said that it processed
+# nothing of it, as by GOAWAY (RFC 9113, 6.8). A longer one goes over HTTP/1.1, on a fresh connection. One of
+# unknown length goes over HTTP/2 all the same: who does not process a stream opens no window for more of it.
+MAX_REPLAYED_BYTES = 1024 * 1024
+# What is kept of a body before there is a connection, or of an answer before it is known what to do with it.
+MAX_HELD_BYTES = 64 * 1024
+# Seconds before each time that a request is sent again, when its connection was dead and when it was refused.
+# A refusal does no harm, and of the API servers behind one address each may be about to end.
+RETRY_SECONDS = (0.0, 0.25, 1.0)
+REFUSED_RETRY_SECONDS = (0.0, 0.05, 0.1, 0.2, 0.4, 0.5, 0.5, 0.5, 0.5)
 # So many proxies before us are we: the kubeconfig leads to kproxy itself, and each round takes a connection.
 MAX_HOPS = 20
 # How long the API server may keep a client waiting for its 100 before we send it ourselves; Go's default.
@@ -145,6 +148,7 @@ class RelayedRequest:
         "_held",
         "_pending",
         "_prefix",
+        "_refusals",
         "_relay",
         "_renews_once",
         "_replay",
@@ -182,9 +186,10 @@ class RelayedRequest:
         self._body_is_complete = not downstream.has_unread_body
         # Body bytes that came before there was a connection, and all of them while they may be sent again.
         self._pending = b""
-        self._replay: bytes | None = b""
+        self._replay: bytes | bytearray | None = b""
         self._request_trailers: list[Field] = []
         self._retries = 0
+        self._refusals = 0
         # The same on another connection, while that of `_carrier` may be dead.
         self._second: Second | None = None
         self._answer: Answer | None = None
@@ -214,30 +219,34 @@ class RelayedRequest:
                 return
         self._open(credential)
 
-    def _open(self, credential: Credential | None, *, is_retry: bool = False) -> None:
+    def _open(
+        self, credential: Credential | None, *, is_retry: bool = False, delay_seconds: float = 0.0
+    ) -> None:
         """Go on in a task: something must be waited for. Meanwhile some of the body is kept."""
-        self._task = self._relay.loop.create_task(self._connect(credential, is_retry))
+        self._task = self._relay.loop.create_task(self._connect(credential, is_retry, delay_seconds))
 
-    async def _connect(self, credential: Credential | None, is_retry: bool) -> None:
+    async def _connect(
+        self, credential: Credential | None, is_retry: bool, delay_seconds: float = 0.0
+    ) -> None:
         upstream = self.upstream
         try:
             _check_hops(self.downstream.head, upstream)
             if self._relay.make_room():
                 await asyncio.sleep(0)
-            if self._retries > 1:
-                await asyncio.sleep(RETRY_SECONDS * 4 ** (self._retries - 2))
+            if delay_seconds:
+                await asyncio.sleep(delay_seconds)
             if credential is None and has_own_authorization(self.downstream.head):
                 await upstream.present_certificate()
                 block = b""
             else:
                 credential = credential or await upstream.credential()
                 block = upstream.credential_block(credential)
+            carrier: Carrier
             if self.downstream.head.is_upgrade:
                 # It may not meet a connection that died while idle: it cannot be sent twice.
                 carrier = await upstream.connector.open_connection()
             elif needs_connection(self.downstream.head):
-                connector = upstream.connector
-                carrier = connector.idle_connection() or await connector.open_for_upload()
+                carrier = await upstream.connector.open_for_upload()
             elif is_retry:
                 carrier = await upstream.connector.open_carrier()
             elif self.method in _SAFE:
@@ -309,16 +318,22 @@ class RelayedRequest:
 
     def on_request_body(self, data: bytes) -> None:
         self._stop_continue_timer()
-        if self._replay is not None:
-            self._replay = (
-                self._replay + data if len(self._replay) + len(data) <= MAX_REPLAYED_BYTES else None
-            )
+        kept = self._replay
+        if kept is not None:
+            if len(kept) + len(data) > MAX_REPLAYED_BYTES:
+                self._replay = None
+            elif not kept:
+                self._replay = data
+            else:
+                if isinstance(kept, bytes):
+                    kept = self._replay = bytearray(kept)
+                kept += data
         if self._carrier is not None:
             self._carrier.send_body(data)
         elif self._task is not None:
             # Reading goes on as long as it can: a client that goes away shows itself no other way.
             self._pending += data
-            if len(self._pending) > MAX_REPLAYED_BYTES:
+            if len(self._pending) > MAX_HELD_BYTES:
                 self.downstream.pause_reading()
 
     def on_request_end(self, trailers: list[Field]) -> None:
@@ -362,7 +377,7 @@ class RelayedRequest:
         is_complete = self._replay is not None and self._body_is_complete
         is_repeatable = is_complete and self.method in _SAFE and not needs_connection(self.downstream.head)
         outgoing = self.downstream.forwarded
-        if not is_repeatable or self._second is not None or self._retries == MAX_RETRIES:
+        if not is_repeatable or self._second is not None or self._retries >= len(RETRY_SECONDS):
             return
         assert isinstance(outgoing, Outgoing)
         self._retries += 1
@@ -370,7 +385,7 @@ class RelayedRequest:
             self,
             partial(self.upstream.connector.living_carrier, may_ask=False),
             outgoing,
-            self._replay or b"",
+            bytes(self._replay or b""),
             self._request_trailers,
             self._relay.loop,
         )
@@ -492,7 +507,7 @@ class RelayedRequest:
 
     def _hold(self, data: bytes) -> None:
         self._pending += data
-        if len(self._pending) > MAX_REPLAYED_BYTES:
+        if len(self._pending) > MAX_HELD_BYTES:
             self._release_held()
 
     def _release_held(self) -> None:
@@ -562,7 +577,7 @@ class RelayedRequest:
             self._end_answer()
             return
         self._held = None
-        self._pending = self._replay or b""
+        self._pending = bytes(self._replay or b"")
         await self._connect(credential, is_retry=True)
 
     def on_upgrade(self, head: ResponseHead, early: bytes, detach: Callable[[], asyncio.Transport]) -> None:
@@ -595,14 +610,18 @@ class RelayedRequest:
         self._stop_continue_timer()
         if self._second is not None:
             self._second.go_alone()
-        elif self._held is not None:
+            return
+        if self._held is not None:
             self._release_held()
             self.downstream.abort()
-        elif self._answer is None and self._may_retry(carrier, error, is_unprocessed=is_unprocessed):
-            self._retries += 1
-            self._pending = self._replay or b""
+            return
+        delay_seconds = None
+        if self._answer is None:
+            delay_seconds = self._before_retry(carrier, error, is_unprocessed=is_unprocessed)
+        if delay_seconds is not None:
+            self._pending = bytes(self._replay or b"")
             # A refusal says nothing against connections that are there; one that is dead casts doubt on them.
-            self._open(self._credential, is_retry=not is_unprocessed)
+            self._open(self._credential, is_retry=not is_unprocessed, delay_seconds=delay_seconds)
         else:
             self._fail(self._named(error))
 
@@ -612,17 +631,23 @@ class RelayedRequest:
             error.args = (f'context "{self.upstream.name}": {error}',)
         return error
 
-    def _may_retry(self, carrier: Carrier, error: KproxyError, *, is_unprocessed: bool) -> bool:
-        """Whether the API server cannot have acted on the request, or acting twice is the same as once.
+    def _before_retry(self, carrier: Carrier, error: KproxyError, *, is_unprocessed: bool) -> float | None:
+        """Seconds until the request is sent again, None when it is not: it may be if the API server cannot
+        have acted on it, or acting twice is the same as once.
 
         A connection that ended while it was idle: its end crossed our request (RFC 9112, 9.3.1), or it is
         found to be dead after a laptop's sleep.
         """
-        if self._replay is None or self._retries == MAX_RETRIES:
-            return False
+        if self._replay is None:
+            return None
+        if is_unprocessed:
+            self._refusals += 1
+            return _nth(REFUSED_RETRY_SECONDS, self._refusals)
         was_dead = carrier.is_reused and isinstance(error, UpstreamUnreachable | UpstreamTimeout)
-        is_repeatable = self._body_is_complete and self.method in _IDEMPOTENT
-        return is_unprocessed or (was_dead and is_repeatable)
+        if was_dead and self._body_is_complete and self.method in _IDEMPOTENT:
+            self._retries += 1
+            return _nth(RETRY_SECONDS, self._retries)
+        return None
 
     # -- ends --
 
@@ -693,7 +718,11 @@ def _check_hops(head: RequestHead, upstream: Upstream) -> None:
 
 def needs_connection(head: RequestHead) -> bool:
     """Whether the request is better off with an HTTP/1.1 connection of its own than among others."""
-    return head.is_upgrade or (head.content_length is not None and head.content_length > LONG_UPLOAD_BYTES)
+    return head.is_upgrade or (head.content_length is not None and head.content_length > MAX_REPLAYED_BYTES)
+
+
+def _nth(seconds: Sequence[float], number: int) -> float | None:
+    return seconds[number - 1] if number <= len(seconds) else None
 
 
 def _ours(error: Exception) -> KproxyError:

@@ -48,6 +48,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_rest",
         "_waits",
         "idle_since",
+        "is_for_one",
         "is_rested",
         "is_reused",
         "keep_alive",
@@ -78,6 +79,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.opened_with = opened_with
         """The TLS context it was dialled with, by identity: an idle connection does not outlive that."""
         self.is_reused = False
+        self.is_for_one = False
+        """Whether it is closed behind its first request."""
         self.keep_alive = True
         self.idle_since = 0.0
         """By `vigil.now`."""

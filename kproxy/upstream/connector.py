@@ -132,10 +132,6 @@ class Connector:
         """`must_live`: none that may have died in silence, for a request that cannot be sent twice."""
         return self._pool.take(must_live=must_live)
 
-    def idle_connection(self) -> Carrier | None:
-        """An idle one of HTTP/1.1, for a long upload."""
-        return self._pool.take_connection(must_live=True)
-
     # -- those that must be waited for --
 
     async def living_carrier(self, *, may_ask: bool = True) -> Carrier:
@@ -190,7 +186,7 @@ class Connector:
         self._pool.put(connection)
         return None
 
-    async def open_connection(self) -> Carrier:
+    async def open_connection(self) -> UpstreamConnection:
         """A fresh HTTP/1.1 connection. Raises as `open_carrier`.
 
         HTTP/2 has no upgrades, and its windows let an upload go on by some 64 KB at a time.
@@ -202,14 +198,21 @@ class Connector:
         return connection
 
     async def open_for_upload(self) -> Carrier:
-        """`open_connection`, but HTTP/2 will do where the API server speaks nothing else."""
+        """`open_connection` for one upload alone, but HTTP/2 will do where nothing else is spoken.
+
+        An upload that is too long to be sent twice may not meet a connection that ends while it is idle. One
+        that is kept afterwards would be no use to the next.
+        """
         try:
-            return await self.open_connection()
+            connection = await self.open_connection()
         except UpstreamTLSError:
             return await self.living_carrier()
+        connection.is_for_one = True
+        return connection
 
     async def _dial(self, *, offers_http2: bool) -> UpstreamConnection | Http2Connection:
         vain = 0
+        ended = self._closed_unasked()
         while vain < MAX_VAIN_DIALS:
             ssl_context = self._ssl_context
             try:
@@ -221,11 +224,17 @@ class Connector:
                 if ssl_context is self._ssl_context:
                     raise
                 # Our certificate or the authority was renewed in the meantime, perhaps for this reason.
+            except UpstreamUnreachable as error:
+                if error.proxy_error != "connection_terminated":
+                    raise
+                # Nothing was asked yet: a server that stops to listen ends what it has not accepted.
+                ended = error
+                vain += 1
             else:
                 if connection.is_usable:
                     return connection
                 vain += 1
-        raise self._closed_unasked()
+        raise ended
 
     async def _dial_once(
         self, opening: Opening, ssl_context: ssl.SSLContext | None

@@ -159,7 +159,7 @@ class Pool:
     def put(self, connection: UpstreamConnection) -> None:
         """Take back a connection whose answer is complete; one that may not be used again is closed."""
         is_stale = self._is_retired or connection.opened_with is not self._generation
-        if is_stale or not connection.keep_alive:
+        if is_stale or connection.is_for_one or not connection.keep_alive:
             connection.close()
             return
         connection.idle_since = now()

@@ -610,34 +610,6 @@ async def test_a_small_block_that_stands_for_a_huge_head(http2_gateway: Http2Gat
     await serves_on(http2_gateway)
 
 
-@pytest.mark.parametrize("kind", ["PING", "SETTINGS", "RST_STREAM", "empty DATA"])
-async def test_floods_are_lived_through(http2_gateway: Http2Gateway, kind: str) -> None:
-    """Thousands of frames that cost an answer each, from a server that reads none: memory stays."""
-    floods: dict[str, Bytes] = {
-        "PING": lambda s: frame(h2.PING, bytes(8)),
-        "SETTINGS": lambda s: frame(h2.SETTINGS, setting(h2.INITIAL_WINDOW_SIZE, 65535)),
-        "RST_STREAM": lambda s: h2.reset_frame(s.id, h2.NO_ERROR),
-        "empty DATA": lambda s: data(s, b""),
-    }
-
-    async def flood(stream: Stream) -> None:
-        await stream.send_head(200, [JSON])
-        stream.connection.pause_reading()
-        for _ in range(100):
-            await stream.connection.send_raw(floods[kind](stream) * 1000)
-        stream.connection.resume_reading()
-        if kind != "RST_STREAM":
-            await stream.send_data(b"{}", end=True)
-
-    http2_gateway.server.allows_errors = True
-    http2_gateway.streams_for(flood)
-    before = http2_gateway.program.rss_bytes()
-    await ask(http2_gateway)
-    assert http2_gateway.program.rss_bytes() - before < 20_000_000
-    await http2_gateway.replace_upstream()
-    await serves_on(http2_gateway)
-
-
 @pytest.mark.parametrize("size", [1, 7, 100])
 async def test_bytes_that_drip(http2_gateway: Http2Gateway, size: int) -> None:
     """Frames that are cut anywhere, by a server or a network that sends them in small pieces."""

@@ -25,7 +25,7 @@ from tests.support.program import Program
 from tests.support.proxies import ConnectProxy
 from tests.support.secrets import plant
 
-LIMIT_BYTES = 64 * 1024
+LIMIT_BYTES = 1024 * 1024
 WEBSOCKET = {"Connection": "Upgrade", "Upgrade": "websocket"}
 
 
@@ -96,7 +96,7 @@ async def test_a_request_without_a_body_is_sent_once_more(
 async def test_a_small_body_is_sent_once_more(
     rotating: Rotating, program: Program, size: int, is_chunked: bool
 ) -> None:
-    """Up to 64 KiB, with framing included: byte for byte, however it is framed."""
+    """Up to 1 MiB, with framing included: byte for byte, however it is framed."""
     body = (b"0123456789abcdef" * (size // 16 + 1))[: size - (100 if is_chunked and size > 1000 else 0)]
     async with await RawClient.connect(program.address) as client:
         if is_chunked:

@@ -43,6 +43,7 @@ from tests.support.http2_frames import (
     frame,
     goaway_frame,
     take_frames,
+    window_frame,
 )
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.upstream import ByteUpstream
@@ -522,6 +523,9 @@ class Http2Connection:
             self.ignored.append(each.stream_id)
             offset = 5 if each.flags & 0x20 else 0
             self.h2.decoder.decode(each.payload[offset:])
+        if each.kind == DATA and each.length:
+            # The window of all streams is to be kept right (RFC 9113, 6.8).
+            self.queue(window_frame(0, each.length))
 
     def _handle(self, event: h2.events.Event) -> None:
         match event:

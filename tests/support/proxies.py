@@ -185,6 +185,20 @@ class ConnectProxy(RecordingProxy):
         await _relay((reader, writer), upstream)
 
 
+class Balancer(RecordingProxy):
+    """One address in front of API servers, which take turns: every connection goes to one of `ports`."""
+
+    scheme = "https"
+
+    def __init__(self, ports: Sequence[int], *, port: int = 0) -> None:
+        super().__init__(port=port)
+        self.ports = list(ports)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.ports.append(port := self.ports.pop(0))
+        await _relay((reader, writer), await self._connect("127.0.0.1", port))
+
+
 @dataclass(frozen=True, slots=True)
 class SocksRequest:
     """`kind` is "ipv4", "name" or "ipv6"; `username` is None when no password was asked for."""

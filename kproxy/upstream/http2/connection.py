@@ -8,6 +8,7 @@ are cheap. A stream whose client does not read holds up to STREAM_WINDOW_BYTES a
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
@@ -26,6 +27,7 @@ from kproxy.upstream.http2.frames import (
     HEADERS,
     MAX_FRAME_BYTES,
     MAX_HEAD_BYTES,
+    MAX_PATIENCE,
     MAX_WINDOW_BYTES,
     PADDED,
     PING,
@@ -62,12 +64,32 @@ _LAST_STREAM_ID = 1 << 30
 _MAX_KNOWN_HEADS, _MAX_KNOWN_BYTES = 64, 1024
 # Of one header block; the frames of a head of MAX_HEAD_BYTES may well be small, but not without end.
 _MAX_BLOCK_FRAMES = 1024
+_MAX_SETTINGS = 32
+
+# How many frames are taken in one round of the event loop: other connections want theirs, too. What costs by
+# its length (all but DATA) counts for one more frame in 16 bytes.
+_TURN_FRAMES = 512
+# What may wait for its turn. Then no more is read, but not before: a TLS transport of uvloop whose reading is
+# paused drops what it has when the peer ends the connection.
+_MAX_WAITING_BYTES = 1024 * 1024
+
+# Frames that bring no request forward: so many a second, and more for what we have asked (`patience`).
+_IDLE_FRAMES = 1000
+# An API server may have this much under way on a stream when it hears that nobody listens any more.
+_CANCELLED_FRAMES = 10 * _IDLE_FRAMES
+# What waits for a peer that does not read: answers to its own frames, and heads of requests.
+_MAX_UNREAD_ACKS = 1000
+_MAX_UNREAD_BYTES = 1024 * 1024
+# How long a peer that floods the connection is listened to after GOAWAY.
+_GOODBYE_SECONDS = 0.1
 
 # What is said before anything was done.
 _REFUSALS = (ErrorCode.REFUSED_STREAM, ErrorCode.HTTP_1_1_REQUIRED)
 
 # As in `upstream.connection`: all connections read into this one, and nothing stays in it between callbacks.
 _BUFFER = memoryview(bytearray(256 * 1024))
+# What waits for its turn is as much as fits into it behind as much.
+_PIECE_BYTES = 128 * 1024
 
 
 class Http2Connection(asyncio.BufferedProtocol):
@@ -94,11 +116,20 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._next_id = 1
         self._max_streams = pool.max_streams
         self._is_ending = False
+        self._is_lost = False
+        """Nobody waits any more for what it may still say."""
         self._is_new = True
         self._decoder = Decoder()
         self._heads: dict[bytes, ResponseHead] = {}
         self._rest = b""
-        self._open_block: tuple[int, int, bytes] | None = None
+        self._is_behind = False
+        """Whether frames are left for the next round: what is read until then waits behind them."""
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._is_read_paused = False
+        self._end: tuple[Exception | None] | None = None
+        """How the connection ended, while what came before is still to be taken."""
+        self._open_block: tuple[int, int, bytearray] | None = None
         """Stream, flags and beginning of a header block that goes on in the next frame."""
         self._block_frames = 0
         self._owes_table_size = True
@@ -109,6 +140,12 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._has_more_room = False
         """Whether a body that waits may go on: windows have grown since it was tried."""
         self._out: list[bytes] = []
+        self._flushed_id = 1
+        """Streams from here on have not left yet."""
+        self._unread_acks = 0
+        self.patience = _IDLE_FRAMES
+        """How many frames may still come that bring no request forward; what we send adds to it."""
+        self._patient_since = loop.time()
         self.idle_since = now()
 
     def __repr__(self) -> str:
@@ -130,6 +167,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         `must_live`: one that was silent for a while will not do, unless it is asked first (`verify`).
         """
         if self._is_ending or self._pledged >= self._max_streams or not self.is_usable:
+            return None
+        if self.is_write_paused and self._unread_bytes > _MAX_UNREAD_BYTES:
             return None
         pulse = self._pulse
         if pulse.doubted_at > pulse.heard_at or (must_live and pulse.is_rested):
@@ -166,6 +205,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         for stream in self._streams.values():
             stream.is_over = True
         self._streams.clear()
+        self._stop_taking()
         if self._transport is not None:
             self._transport.abort()
 
@@ -179,6 +219,8 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._is_ending = True
         stream.send_window_bytes = self._initial_window_bytes
         self._streams[stream_id] = stream
+        if self.patience < MAX_PATIENCE:
+            self.patience += 10
         self.write_block(stream_id, block, ends=ends)
         pulse = self._pulse
         if now() - pulse.heard_at > pulse.rest_seconds:
@@ -207,6 +249,7 @@ class Http2Connection(asyncio.BufferedProtocol):
             del self._streams[stream.id]
             if code is not None:
                 self.write(rst_stream(stream.id, code))
+                self.patience = min(self.patience + _CANCELLED_FRAMES, MAX_PATIENCE)
         self._pledged -= 1
         if not self._pledged:
             self.idle_since = now()
@@ -245,6 +288,8 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._pulse.start()
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._is_behind:
+            return _BUFFER[:_PIECE_BYTES]
         kept = len(self._rest)
         if not kept:
             return _BUFFER
@@ -260,6 +305,11 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self._pulse.heard_at = now()
+        if self._is_behind:
+            self._wait_for_turn(bytes(_BUFFER[:nbytes]))
+            return
+        if self._is_lost:
+            return
         size = len(self._rest) + nbytes
         self._rest = b""
         try:
@@ -271,9 +321,52 @@ class Http2Connection(asyncio.BufferedProtocol):
             self._rest = bytes(_BUFFER[position:size])
         if self._has_more_room:
             self._pump()
+        if self._waiting:
+            self._is_behind = True
+        if self._is_behind:
+            self._loop.call_soon(self._go_on)
+
+    # -- what is too much for one round of the event loop --
+
+    def _wait_for_turn(self, data: bytes) -> None:
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._waiting_bytes > _MAX_WAITING_BYTES and not self._is_read_paused and self.is_usable:
+            assert self._transport is not None
+            self._is_read_paused = True
+            self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        """Take another turn's worth, as if it had just been read."""
+        if self._is_lost:
+            return
+        self._is_behind = False
+        self.get_buffer(0)
+        more = b""
+        kept = len(self._rest)
+        if self._waiting and kept <= _PIECE_BYTES:
+            more = self._waiting.popleft()
+            self._waiting_bytes -= len(more)
+            _BUFFER[kept : kept + len(more)] = more
+        self.buffer_updated(len(more))
+        if self._is_behind:
+            return
+        if self._end is not None:
+            self._fail_streams(*self._end)
+        elif self._is_read_paused and self.is_usable:
+            assert self._transport is not None
+            self._is_read_paused = False
+            self._transport.resume_reading()
+
+    def _stop_taking(self) -> None:
+        self._is_lost = True
+        self._is_behind = False
+        self._waiting.clear()
+
+    # -- frames --
 
     def _read_frames(self, size: int) -> int:
-        """Take every whole frame in the buffer; returns where the rest begins.
+        """Take the whole frames in the buffer, as many as one turn has; returns where the rest begins.
 
         Pieces of one body that lie one behind the other are passed on as one.
         """
@@ -282,7 +375,9 @@ class Http2Connection(asyncio.BufferedProtocol):
         stream: Http2Stream | None = None
         pieces: list[memoryview] = []
         window_bytes = position = 0
-        while size - position >= 9:
+        left = _TURN_FRAMES
+        while left > 0 and size - position >= 9:
+            left -= 1
             high, low, kind, flags, stream_id = read_frame_head(view, position)
             stream_id &= 0x7FFFFFFF
             length = high << 8 | low
@@ -297,6 +392,7 @@ class Http2Connection(asyncio.BufferedProtocol):
                 if pieces and stream is not None:
                     self._deliver(stream, pieces, window_bytes, ends=False)
                     pieces, stream = [], None
+                left -= length >> 4
                 self._take_frame(kind, flags, stream_id, start, end, size)
                 continue
             self._taken_bytes += length
@@ -310,6 +406,8 @@ class Http2Connection(asyncio.BufferedProtocol):
                 continue
             if flags & PADDED:
                 start, end = _without_padding(start, end)
+            if not length and not flags & END_STREAM:
+                self._take_idle_frame()
             pieces.append(view[start:end])
             window_bytes += length
             if flags & END_STREAM:
@@ -320,7 +418,18 @@ class Http2Connection(asyncio.BufferedProtocol):
         if self._taken_bytes >= CONNECTION_WINDOW_BYTES // 4:
             self.write(window_update(0, self._taken_bytes))
             self._taken_bytes = 0
+        self._is_behind = left <= 0
         return position
+
+    def _take_idle_frame(self) -> None:
+        """One that brings no request forward. Too many of them are a flood, whatever they are."""
+        self.patience -= 1
+        if self.patience < 0:
+            now = self._loop.time()
+            if now - self._patient_since < 1.0:
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames that serve no request")
+            self._patient_since = now
+            self.patience = _IDLE_FRAMES
 
     def _deliver(
         self, stream: Http2Stream, pieces: list[memoryview], window_bytes: int, *, ends: bool
@@ -360,27 +469,31 @@ class Http2Connection(asyncio.BufferedProtocol):
             _, first_flags, before = self._open_block
             self._open_block = None
             flags = flags & END_HEADERS | first_flags
-            self._take_block(stream_id, flags, before + _BUFFER[start:end], size, end)
+            before += _BUFFER[start:end]
+            self._take_block(stream_id, flags, before, size, end)
         else:
+            self._take_idle_frame()
             take = _TAKE.get(kind)
             if take is not None:
                 take(self, flags, stream_id, bytes(_BUFFER[start:end]))
 
     # -- header blocks --
 
-    def _take_block(self, stream_id: int, flags: int, block: bytes, size: int, end: int) -> None:
+    def _take_block(self, stream_id: int, flags: int, block: bytes | bytearray, size: int, end: int) -> None:
         if len(block) > MAX_HEAD_BYTES:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, f"a head is longer than {MAX_HEAD_BYTES} bytes")
         if not flags & END_HEADERS:
             self._block_frames += 1
             if self._block_frames > _MAX_BLOCK_FRAMES:
                 raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "a head has too many frames")
-            self._open_block = (stream_id, flags & END_STREAM, block)
+            self._open_block = (stream_id, flags & END_STREAM, bytearray(block))
             return
         self._block_frames = 0
+        block = bytes(block)
         stream = self._streams.get(stream_id)
         if stream is None:
             self._check_is_over(stream_id)
+            self.patience -= len(block) >> 6
             # What it means is nobody's business any more; what it does to the table is.
             self.decode(block)
             return
@@ -399,6 +512,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def _check_is_over(self, stream_id: int) -> None:
         if not stream_id & 1 or stream_id >= self._next_id:
             raise ConnectionFault(ErrorCode.PROTOCOL_ERROR, "a frame is for a stream that was never opened")
+        self._take_idle_frame()
 
     # -- other frames --
 
@@ -429,9 +543,13 @@ class Http2Connection(asyncio.BufferedProtocol):
         if flags & ACK:
             self._decoder.limit_table(0)
             return
+        if len(payload) > 6 * _MAX_SETTINGS:
+            raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "too many settings at once")
+        # Each may go through all streams.
+        self.patience -= len(payload) >> 2
         for key, value in read_settings(payload):
             self._take_setting(key, value)
-        self.write(frame(SETTINGS, ACK, 0))
+        self._acknowledge(frame(SETTINGS, ACK, 0))
         self._has_more_room = True
 
     def _take_setting(self, key: int, value: int) -> None:
@@ -464,7 +582,14 @@ class Http2Connection(asyncio.BufferedProtocol):
         if flags & ACK:
             self._pulse.note_answer()
         else:
-            self.write(frame(PING, ACK, 0, payload))
+            self._acknowledge(frame(PING, ACK, 0, payload))
+
+    def _acknowledge(self, ack: bytes) -> None:
+        if self.is_write_paused:
+            self._unread_acks += 1
+            if self._unread_acks > _MAX_UNREAD_ACKS:
+                raise ConnectionFault(ErrorCode.ENHANCE_YOUR_CALM, "it reads none of the answers it asks for")
+        self.write(ack)
 
     def _take_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:
         """RFC 9113, 6.8: what is above the last stream was not looked at and may be asked again elsewhere."""
@@ -521,8 +646,10 @@ class Http2Connection(asyncio.BufferedProtocol):
 
     def _flush(self) -> None:
         out, self._out = self._out, []
-        if self._transport is not None and out:
-            self._transport.write(b"".join(out) if len(out) > 1 else out[0])
+        transport = self._transport
+        if transport is not None and out and not transport.is_closing():
+            self._flushed_id = self._next_id
+            transport.write(b"".join(out) if len(out) > 1 else out[0])
 
     def _ping(self) -> None:
         self.write(frame(PING, 0, 0, bytes(8)))
@@ -531,11 +658,16 @@ class Http2Connection(asyncio.BufferedProtocol):
         for stream in list(self._streams.values()):
             stream.doubt()
 
+    @property
+    def _unread_bytes(self) -> int:
+        return self._transport.get_write_buffer_size() if self._transport is not None else 0
+
     def pause_writing(self) -> None:
         self.is_write_paused = True
 
     def resume_writing(self) -> None:
         self.is_write_paused = False
+        self._unread_acks = 0
         self._pump()
 
     # -- ends --
@@ -547,21 +679,33 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._transport = None
         self._pulse.stop()
         self._pool.forget(self)
+        if self._is_behind:
+            self._end = (exc,)
+        else:
+            self._fail_streams(exc)
+
+    def _fail_streams(self, exc: Exception | None) -> None:
+        """The connection has ended."""
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.is_over = True
-            if exc is None:
-                stream.fail_cut()
-            else:
-                stream.fail(self._explain(exc))
+            error = stream.cut_error() if exc is None else self._explain(exc)
+            # What has not left was not processed.
+            stream.fail(error, is_unprocessed=stream.id >= self._flushed_id)
 
     def _fail(self, fault: ConnectionFault) -> None:
         self.write(goaway(fault.code))
         self._flush()
-        self._lose(UpstreamProtocolError(f"the API server's answer is not HTTP/2: {fault}"), at_once=False)
+        is_flood = fault.code == ErrorCode.ENHANCE_YOUR_CALM
+        what = "the API server floods the connection" if is_flood else "the API server's answer is not HTTP/2"
+        transport = self._transport
+        self._lose(UpstreamProtocolError(f"{what}: {fault}"), at_once=False)
+        if transport is not None and is_flood:
+            self._loop.call_later(_GOODBYE_SECONDS, transport.abort)
 
     def _lose(self, error: KproxyError, *, at_once: bool = True) -> None:
         self._is_ending = True
+        self._stop_taking()
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.is_over = True

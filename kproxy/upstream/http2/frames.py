@@ -13,6 +13,8 @@ MAX_WINDOW_BYTES = (1 << 31) - 1
 MAX_FRAME_BYTES = 16384
 """Ours and the least that anybody must take; larger frames would only make other streams wait."""
 MAX_HEAD_BYTES = 256 * 1024
+MAX_PATIENCE = 100_000
+"""Frames of a peer that bring no request forward, at the most: after much work that it had to do for us."""
 
 # Frame types, as numbers: they are compared for each frame.
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = (

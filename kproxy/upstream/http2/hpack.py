@@ -18,6 +18,8 @@ NO_TABLE = b"\x20"
 TABLE_BYTES = 4096
 """The dynamic table that either side may use until it has heard otherwise (RFC 9113, 6.5.2)."""
 
+_MAX_FIELDS = 8192
+"""Of one block. A field counts for at least 32 bytes (RFC 9113, 10.5.1), so these are a head of 256 KB."""
 _MAX_KNOWN_FIELDS = 2048
 _MAX_KNOWN_BYTES = 128
 _FIRST_DYNAMIC = len(STATIC_TABLE)
@@ -116,6 +118,8 @@ class Decoder:
         position, size = 0, len(block)
         try:
             while position < size:
+                if len(fields) == _MAX_FIELDS:
+                    raise MalformedBlockError("a block has too many fields")
                 first = block[position]
                 if first & 0x80:
                     index, position = _integer(block, position, 0x7F)

@@ -10,6 +10,7 @@ from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
 from kproxy.upstream.http2.frames import (
     DATA,
     END_STREAM,
+    MAX_PATIENCE,
     STREAM_WINDOW_BYTES,
     ErrorCode,
     data_frames,
@@ -141,6 +142,9 @@ class Http2Stream:
             connection.send_window_bytes -= room
             self.send_window_bytes -= room
             self._unsent_bytes -= room
+            if connection.patience < MAX_PATIENCE:
+                # Windows may be given back in small steps: by 512 bytes, and twice, in older ones of Go.
+                connection.patience += 2 + (room >> 6)
             self._is_local_done = ends = self._ends and not unsent and not self._trailers
             connection.write(data_frames(self.id, piece[:room], ends=ends))
         if self._ends and not unsent and not self._is_local_done:
@@ -180,7 +184,7 @@ class Http2Stream:
                 if ends or head.status == 101:
                     raise MalformedHeadError(f"a {head.status} that ends the answer or switches protocols")
                 # They take no window, so that nothing else holds them back when the client does not read.
-                self._interims += 1
+                self._interims += 1 + (len(block) >> 12)
                 if self._interims > MAX_INTERIMS:
                     raise MalformedHeadError("too many interim answers")
                 if receiver is not None:
@@ -243,7 +247,7 @@ class Http2Stream:
         if receiver is not None:
             receiver.on_lost(error, is_unprocessed=is_unprocessed)
 
-    def fail_cut(self) -> None:
-        """`fail` for a connection that has ended."""
+    def cut_error(self) -> KproxyError:
+        """What `fail` is told when the connection has ended."""
         where = "before it answered" if self._body is None else "in the middle of its answer"
-        self.fail(UpstreamUnreachable(f"the API server closed the connection {where}"))
+        return UpstreamUnreachable(f"the API server closed the connection {where}")
