@@ -367,7 +367,7 @@ def serving(
 
 @contextmanager
 def serving_contexts(folder: Path, pki: Pki, count: int) -> Iterator[list[Served]]:
-    """A program with so many contexts: a Served for each, where no other test or part of one comes."""
+    """A program with so many contexts, and a Served for each: NAME.localhost has its token in NAME.token."""
     certificate, key = (base64.b64encode(pem).decode() for pem in pki.client_certificate)
     config = Kubeconfig(folder / "config")
     with ExitStack() as owned:
@@ -375,7 +375,14 @@ def serving_contexts(folder: Path, pki: Pki, count: int) -> Iterator[list[Served
         for number in range(count):
             server = ApiServer(f"c{number}", pki.ca, port=owned.enter_context(reserved_port()))
             token = secrets.plant(f"token-{number}")
-            config.add(server, token=token, client_certificate_data=certificate, client_key_data=key)
+            token_file = folder / f"{server.name}.token"
+            token_file.write_text(token)
+            config.add(
+                server,
+                tokenFile=str(token_file),
+                client_certificate_data=certificate,
+                client_key_data=key,
+            )
             servers.append((server, token))
         config.write()
         started = owned.enter_context(Program("--all-contexts", kubeconfig=config.path))

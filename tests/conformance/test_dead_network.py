@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 from tests.conformance.conftest import Gateway, Http2Gateway, Pki, Served, is_idle, serving_contexts
-from tests.support import answers, http2_answers
+from tests.support import answers, http2_answers, secrets
 from tests.support.client import request_bytes
 from tests.support.http2_server import Stream
 from tests.support.leaks import clean_loop
@@ -61,8 +61,12 @@ class Case:
         return "-".join((self.scenario.__name__, protocol, *map(str, self.choice.values())))
 
     @property
+    def parameters(self) -> set[str]:
+        return {*inspect.signature(self.scenario).parameters}
+
+    @property
     def sleeps(self) -> bool:
-        return "laptop" in inspect.signature(self.scenario).parameters
+        return "laptop" in self.parameters
 
 
 CASES: list[Case] = []
@@ -260,6 +264,52 @@ async def the_first_is_lost_in_the_end(gateway: Gateway, method: str) -> None:
     assert received(gateway, method, "/slow") == 2
 
 
+@over(http1, http2)
+async def no_way_to_the_server_at_first(gateway: Gateway) -> None:
+    """A dial that fails says nothing of the next: a network that comes back may have no route as yet."""
+    await rested(gateway)
+    await gateway.upstream.lose_connections()
+    await gateway.upstream.stop_listening()
+    asked = asyncio.ensure_future(gateway.request("GET", "/next"))
+    await asyncio.sleep(2.0)
+    gateway.upstream.start_listening()
+    async with soon("GET"):
+        assert (await asked).status == 200
+
+
+@over(http2)
+async def the_second_dies_too(gateway: Http2Gateway) -> None:
+    """Once it is the only one it is doubted as any other, and a third is asked."""
+    await rested(gateway)
+    await gateway.upstream.lose_connections()
+    gateway.streams_for(http2_answers.sequence(http2_answers.never_answer(), http2_answers.echo()), "/next")
+    asked = asyncio.ensure_future(gateway.request("GET", "/next"))
+    await gateway.server.wait_for(lambda: received(gateway, "GET", "/next") == 1)
+    await gateway.upstream.lose_connections()
+    async with soon("GET", RESUMED_SECONDS):
+        assert (await asked).status == 200
+
+
+@over(http1)
+async def the_second_gets_a_401(gateway: Gateway, served: Served) -> None:
+    """The credential is renewed and the request sent once more, as after a 401 on any connection."""
+    await rested(gateway)
+    await gateway.upstream.lose_connections()
+    token = secrets.plant("renewed-token")
+
+    async def respond(connection: Connection, request: Request) -> None:
+        if request.value("authorization") == f"Bearer {token}":
+            await answers.echo()(connection, request)
+        else:
+            served.kubeconfig.with_name(gateway.host.replace(".localhost", ".token")).write_text(token)
+            await answers.status_answer(401, "Unauthorized", "Unauthorized")(connection, request)
+
+    gateway.answers(respond)
+    async with soon("GET"):
+        assert (await gateway.request("GET", "/next")).status == 200
+    assert received(gateway, "GET", "/next") == 2
+
+
 @over(http1)
 async def the_client_leaves_while_two_are_asked(gateway: Gateway) -> None:
     """Both API servers are told that nobody listens any more."""
@@ -299,6 +349,18 @@ async def a_request_on_its_way_when_the_machine_sleeps(gateway: Gateway, laptop:
     await laptop.sleeps()
     async with soon("GET on its way"):
         assert (await client.read_response()).status == 200
+
+
+@over(http1)
+async def a_post_on_its_way_when_the_machine_sleeps(gateway: Gateway, laptop: Laptop) -> None:
+    """It cannot be sent twice, but its client is soon told that nobody will answer."""
+    gateway.answers(answers.never_answer())
+    client, _ = await gateway.start("POST", "/slow")
+    await gateway.upstream.lose_connections()
+    await laptop.sleeps()
+    async with soon("POST on its way", RESUMED_SECONDS):
+        assert (await client.read_response()).status == 504
+    assert received(gateway, "POST", "/slow") == 1
 
 
 @over(http1)
@@ -352,7 +414,9 @@ async def run(case: Case, served: Served, pki: Pki, laptop: Laptop) -> Outcome:
         async with AsyncExitStack() as owned:
             gateway = case.kind(served, pki, owned)
             await gateway.open()
-            await case.scenario(gateway, **case.choice, **({"laptop": laptop} if case.sleeps else {}))
+            stage = {"laptop": laptop, "served": served}
+            asked = {name: stage[name] for name in case.parameters & stage.keys()}
+            await case.scenario(gateway, **case.choice, **asked)
     except (Exception, pytest.skip.Exception) as error:
         return Outcome(error=error, told=told)
     finally:
