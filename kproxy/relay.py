@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import structlog
 
@@ -383,12 +382,17 @@ class RelayedRequest:
         self._retries += 1
         self._second = Second(
             self,
-            partial(self.upstream.connector.living_carrier, may_ask=False),
+            self._open_second,
             outgoing,
             bytes(self._replay or b""),
             self._request_trailers,
             self._relay.loop,
         )
+
+    async def _open_second(self) -> Carrier:
+        if self._relay.make_room():
+            await asyncio.sleep(0)
+        return await self.upstream.connector.living_carrier(may_ask=False)
 
     def on_second_chosen(self, carrier: Carrier) -> None:
         first, self._carrier = self._carrier, carrier

@@ -60,25 +60,24 @@ def allow_stalls(transport: asyncio.Transport) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 0)
 
 
-def probe(transport: asyncio.Transport, on_done: Callable[[], None]) -> None:
+def probe(transport: asyncio.Transport) -> Callable[[], None] | None:
     """Have the kernel ask the peer for a sign of life now, and end the connection in some 5 s without one.
 
-    `on_done` is called when its usual settings are back, before which there may be no second probe. For a
-    connection on which nothing is being sent: what is not acknowledged is waited for as ever.
+    Returns what puts its usual settings back, None for what cannot be probed. What was sent and is not
+    acknowledged is waited for as ever.
     """
     sock = transport.get_extra_info("socket")
     if sock is None or sock.family == socket.AF_UNIX or transport.is_closing():
-        return
+        return None
     hasty = {getattr(socket, name): value for name, value in _PROBING.items() if hasattr(socket, name)}
     usual = {option: sock.getsockopt(socket.IPPROTO_TCP, option) for option in hasty}
 
     def restore() -> None:
         if not transport.is_closing():
             _set(sock, usual)
-        on_done()
 
     _set(sock, hasty)
-    asyncio.get_running_loop().call_later(2 * PROBING_SECONDS, restore)
+    return restore
 
 
 def _set(sock: socket.socket, options: Mapping[int, int]) -> None:

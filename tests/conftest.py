@@ -6,13 +6,11 @@ KPROXY_TEST_LOOP=asyncio runs the tests on asyncio's own event loop instead of u
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import inspect
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
-from typing import Any
 
 import hypothesis
 import pytest
@@ -20,9 +18,8 @@ import structlog
 
 from tests.support import ports, secrets, zygote
 from tests.support.effort import effort
-from tests.support.loops import NEW_LOOPS
-
-SETTLE_SECONDS = 20.0
+from tests.support.leaks import clean_loop, open_sockets
+from tests.support.loops import chosen_loop
 
 # Hypothesis fails an example that takes 0.2 s, and data that takes long to make: a busy machine does both.
 hypothesis.settings.register_profile(
@@ -42,7 +39,7 @@ for _number in (signal.SIGHUP, signal.SIGINT):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    return {"loop": NEW_LOOPS[os.environ.get("KPROXY_TEST_LOOP", "uvloop")]}
+    return {"loop": chosen_loop}
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -90,24 +87,12 @@ def _settled_heap() -> None:
     _settle_heap()
 
 
-def _sockets() -> set[str]:
-    found: set[str] = set()
-    if not os.path.isdir("/proc/self/fd"):
-        return found
-    for descriptor in os.listdir("/proc/self/fd"):
-        with contextlib.suppress(OSError):
-            target = os.readlink(f"/proc/self/fd/{descriptor}")
-            if target.startswith("socket:"):
-                found.add(target)
-    return found
-
-
 @pytest.fixture(autouse=True)
 def _no_open_sockets() -> Iterator[None]:
     """The sockets after a test are those before it; the event loop's own are closed with the loop."""
-    before = _sockets()
+    before = open_sockets()
     yield
-    if leaked := _sockets() - before:
+    if leaked := open_sockets() - before:
         gc.collect()
         pytest.fail(f"{len(leaked)} socket(s) left open by the test", pytrace=False)
 
@@ -123,33 +108,8 @@ def _no_loose_ends(_no_open_sockets: None, request: pytest.FixtureRequest) -> No
 
 @pytest.fixture
 async def _clean_loop() -> AsyncIterator[None]:
-    loop = asyncio.get_running_loop()
-    errors: list[str] = []
-
-    def note(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        errors.append(f"{context.get('message')}: {context.get('exception')!r}")
-
-    loop.set_exception_handler(note)
-    before = asyncio.all_tasks()
-    # Counted, since uvloop opens its pair of sockets for signals anew for each run of the loop.
-    sockets = len(_sockets())
-    yield
-    deadline = loop.time() + SETTLE_SECONDS
-    own = {asyncio.current_task()}
-    while left := asyncio.all_tasks() - before - own:
-        # A task that is being cancelled, or waits for a peer's last bytes, gets its moment.
-        if loop.time() > deadline:
-            break
-        await asyncio.wait(left, timeout=0.01)
-    while len(_sockets()) > sockets and loop.time() < deadline:
-        await asyncio.sleep(0.005)
-    gc.collect()
-    await asyncio.sleep(0)
-    problems = [f"leftover task: {task!r}" for task in left] + errors
-    for task in left:
-        task.cancel()
-    if problems:
-        pytest.fail("\n".join(problems), pytrace=False)
+    async with clean_loop():
+        yield
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk, without
-from kproxy.sockopts import probe
+from kproxy.sockopts import PROBING_SECONDS, probe
 from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
 from kproxy.upstream.health import PATIENCE_SECONDS
 from kproxy.wire import Field, MalformedHeadError, ResponseHead, find_head
@@ -40,12 +40,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_interims",
         "_is_chunked",
         "_is_lost",
-        "_is_probed",
         "_is_read_paused",
         "_lost_by",
         "_pool",
         "_receiver",
         "_rest",
+        "_stop_probing",
         "_waits",
         "idle_since",
         "is_for_one",
@@ -70,7 +70,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._lost_by: Exception | None = None
         self._is_chunked = False
         self._has_carried = False
-        self._is_probed = False
+        self._stop_probing: Callable[[], None] | None = None
         self._is_read_paused = False
         self._interims = 0
         self.wants_payload = False
@@ -156,6 +156,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def detach(self) -> asyncio.Transport:
         """Hand the transport over, for a tunnel. Nothing here touches it afterwards."""
+        self._end_probe()
         transport, self.transport = self.transport, None
         self._receiver = None
         self._pool.forget(self)
@@ -163,20 +164,22 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         return transport
 
     def look_after(self, *, has_slept: bool) -> None:
-        """After a sleep: doubt a peer that has not begun to answer, probe one that has."""
-        if has_slept and self._receiver is not None and self._body is None:
-            self._doubt_soon(self._receiver)
-        elif has_slept:
+        """After a sleep: doubt a peer that has not begun to answer, and probe it if somebody waits for it."""
+        if has_slept:
+            if self._receiver is not None and self._body is None:
+                self._doubt_soon(self._receiver)
             self.probe()
 
     def probe(self) -> None:
-        """In the middle of an answer the kernel finds out whether the peer lives: HTTP/1.1 has no PING."""
-        if self._body is not None and self.transport is not None and not self._is_probed:
-            self._is_probed = True
-            probe(self.transport, self._end_probe)
+        """While somebody waits the kernel finds out whether the peer lives: HTTP/1.1 has no PING."""
+        if self._receiver is not None and self.transport is not None and self._stop_probing is None:
+            self._stop_probing = probe(self.transport)
+            asyncio.get_running_loop().call_later(2 * PROBING_SECONDS, self._end_probe)
 
     def _end_probe(self) -> None:
-        self._is_probed = False
+        stop_probing, self._stop_probing = self._stop_probing, None
+        if stop_probing is not None:
+            stop_probing()
 
     @property
     def is_usable(self) -> bool:

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from kproxy.errors import KproxyError
+from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamUnreachable
 from kproxy.framing import Body
 from kproxy.upstream.carrier import Carrier, Outgoing, Receiver
 from kproxy.wire import Field, ResponseHead
+
+AGAIN_SECONDS = 1.0
+"""After a dial that failed, while the first connection is waited for anyway."""
 
 
 class Owner(Receiver, Protocol):
@@ -61,12 +64,18 @@ class Second:
         self._task: asyncio.Task[None] | None = loop.create_task(self._send(open_carrier))
 
     async def _send(self, open_carrier: Callable[[], Awaitable[Carrier]]) -> None:
-        try:
-            carrier = await open_carrier()
-        except Exception as error:
-            self._task = None
-            self._owner.on_second_failed(error)
-            return
+        carrier: Carrier | None = None
+        while carrier is None:
+            try:
+                carrier = await open_carrier()
+            except Exception as error:
+                # There may be no way to the server yet: a laptop that wakes up has to find its network first.
+                is_lasting = not isinstance(error, UpstreamUnreachable | UpstreamTimeout)
+                if is_lasting or self._is_alone:
+                    self._task = None
+                    self._owner.on_second_failed(error)
+                    return
+                await asyncio.sleep(AGAIN_SECONDS)
         self._task = None
         self._carrier = carrier
         carrier.send(self, self._outgoing, self._body, self._trailers)
@@ -117,7 +126,9 @@ class Second:
             self._owner.on_second_failed(error)
 
     def on_silence(self) -> None:
-        """It is on a connection that was heard of late."""
+        """Who waits for the first one, too, has two chances already."""
+        if self._is_chosen:
+            self._owner.on_silence()
 
     def on_upstream_paused(self) -> None:
         self._owner.on_upstream_paused()

@@ -11,10 +11,11 @@ differs.
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -24,7 +25,7 @@ import pytest
 
 from tests.support import answers, http2_answers, proc, program, secrets, zygote
 from tests.support.answers import BLOCK, Step, answer, big, chunked, head
-from tests.support.api_server import ApiServer
+from tests.support.api_server import ApiServer, Kubeconfig
 from tests.support.client import RawClient, Response, request_bytes
 from tests.support.http2_server import H2, Http2Connection, Http2Responder, Http2Server, Stream
 from tests.support.patience import LAST_RESORT_SECONDS, until
@@ -56,6 +57,8 @@ class Served:
     token: str
     kubeconfig: Path
     idle_descriptors: int
+    host: str = "localhost"
+    """What clients say in Host; a context's own one leads to that context."""
 
 
 class Gateway:
@@ -64,6 +67,7 @@ class Gateway:
     def __init__(self, served: Served, pki: Pki, owned: AsyncExitStack) -> None:
         self.program = served.program
         self.token = served.token
+        self.host = served.host
         self._served = served
         self._pki = pki
         self._owned = owned
@@ -107,11 +111,11 @@ class Gateway:
         headers: Sequence[tuple[str, str]] = (),
         body: bytes | None = None,
         *,
-        host: str = "localhost",
+        host: str | None = None,
     ) -> Response:
         """One request on a connection of its own."""
         client = await self.connect()
-        return await client.request(method, target, headers, body, host=host)
+        return await client.request(method, target, headers, body, host=host or self.host)
 
     async def start(
         self, method: str = "GET", target: str = "/api", headers: Sequence[tuple[str, str]] = ()
@@ -119,7 +123,7 @@ class Gateway:
         """Send a request without a body and wait until the API server has its head; no answer is read."""
         seen = len(self.upstream.requests)
         client = await self.connect()
-        await client.send(request_bytes(method, target, headers))
+        await client.send(request_bytes(method, target, headers, host=self.host))
         requests = await self.upstream.wait_for_requests(seen + 1)
         return client, requests[seen]
 
@@ -138,7 +142,7 @@ class Gateway:
 
     async def _opened(self, target: str) -> tuple[RawClient, Response]:
         client = await self.connect()
-        await client.send(request_bytes("GET", target))
+        await client.send(request_bytes("GET", target, host=self.host))
         return client, await client.read_head()
 
     def replies(self, body: bytes, headers: Sequence[tuple[str, str]] = (), *, length: bool = True) -> None:
@@ -236,7 +240,7 @@ class Http2Gateway(Gateway):
         """Send a request, and wait until the API server has its head; no answer is read."""
         seen = len(self.upstream.streams)
         client = await self.connect(receive_buffer_bytes=receive_buffer_bytes)
-        await client.send(request_bytes(method, target, headers) + body)
+        await client.send(request_bytes(method, target, headers, host=self.host) + body)
         streams = await self.upstream.wait_for_streams(seen + 1)
         return client, streams[seen]
 
@@ -361,13 +365,49 @@ def serving(
         )
 
 
+@contextmanager
+def serving_contexts(folder: Path, pki: Pki, count: int) -> Iterator[list[Served]]:
+    """A program with so many contexts, and a Served for each: NAME.localhost has its token in NAME.token."""
+    certificate, key = (base64.b64encode(pem).decode() for pem in pki.client_certificate)
+    config = Kubeconfig(folder / "config")
+    with ExitStack() as owned:
+        servers = []
+        for number in range(count):
+            server = ApiServer(f"c{number}", pki.ca, port=owned.enter_context(reserved_port()))
+            token = secrets.plant(f"token-{number}")
+            token_file = folder / f"{server.name}.token"
+            token_file.write_text(token)
+            config.add(
+                server,
+                tokenFile=str(token_file),
+                client_certificate_data=certificate,
+                client_key_data=key,
+            )
+            servers.append((server, token))
+        config.write()
+        started = owned.enter_context(Program("--all-contexts", kubeconfig=config.path))
+        started.wait_for_output("server.started")
+        descriptors = started.descriptors()
+        yield [
+            Served(
+                program=started,
+                upstream_port=server.port,
+                token=token,
+                kubeconfig=config.path,
+                idle_descriptors=descriptors,
+                host=f"{server.name}.localhost",
+            )
+            for server, token in servers
+        ]
+
+
 @pytest.fixture
 async def gateway(served: Served, pki: Pki) -> AsyncIterator[Gateway]:
     async with AsyncExitStack() as owned:
         gateway = Gateway(served, pki, owned)
         await gateway.open()
         yield gateway
-    await is_idle(gateway, served)
+    await is_idle(served)
 
 
 @pytest.fixture
@@ -376,7 +416,7 @@ async def http2_gateway(served: Served, pki: Pki) -> AsyncIterator[Http2Gateway]
         gateway = Http2Gateway(served, pki, owned)
         await gateway.open()
         yield gateway
-    await is_idle(gateway, served)
+    await is_idle(served)
 
 
 @pytest.fixture(params=["gateway", "http2_gateway"], ids=["http1", "http2"])
@@ -386,7 +426,7 @@ def either(request: pytest.FixtureRequest, served: Served) -> Gateway:
     return found
 
 
-async def is_idle(gateway: Gateway, served: Served) -> None:
+async def is_idle(served: Served) -> None:
     """Every connection of the test has ended in the program, too."""
     if COMPARES:
         return

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import gc
 import inspect
+import os
 import sys
 import warnings
 from collections.abc import Awaitable, Callable
@@ -71,6 +72,11 @@ STUMBLES = sys.version_info < (3, 11, 8) or (3, 12) <= sys.version_info < (3, 12
 
 def _is_stumble(context: dict[str, Any]) -> bool:
     return STUMBLES and "SSLProtocol._abort() takes" in str(context.get("exception"))
+
+
+def chosen_loop() -> asyncio.AbstractEventLoop:
+    """One of the kind that tests run on."""
+    return NEW_LOOPS[os.environ.get("KPROXY_TEST_LOOP", "uvloop")]()
 
 
 def on_both_loops(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:

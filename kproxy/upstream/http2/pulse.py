@@ -83,7 +83,7 @@ class Pulse:
     async def verify(self) -> None:
         """`press`, and wait until the peer has answered, is doubted, or is gone."""
         self.press()
-        if self._timer is not None:
+        if self._timer is not None and self.doubted_at <= self.heard_at:
             waiter = self._loop.create_future()
             self._waiters.append(waiter)
             await waiter
