@@ -9,9 +9,9 @@ import base64
 import json
 from dataclasses import dataclass, field
 
-from kproxy.credentials.expiry import parse_timestamp
 from kproxy.kube.kubeconfig import Cluster
-from kproxy.kube.kubeyaml import Section, YamlError, parse
+from kproxy.kube.yaml import Section, YamlError, parse
+from kproxy.tls.lifetime import parse_timestamp
 
 # encoding/json writes these so wherever they stand in a string.
 _ESCAPES = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"})

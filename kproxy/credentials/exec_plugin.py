@@ -20,12 +20,12 @@ from itertools import chain
 from kproxy.credentials.credential import ClientCertificate, Credential, bearer
 from kproxy.credentials.exec_credential import ExecStatus, exec_info, parse_output
 from kproxy.credentials.exec_stderr import PluginErrors
-from kproxy.credentials.expiry import certificate_life, earliest, token_life
 from kproxy.errors import KubeconfigError, spelt_out, start_advice
 from kproxy.kube.kubeconfig import Cluster, ExecConfig
 from kproxy.kube.kuberc import PluginPolicy
-from kproxy.log import HIDDEN, current_output, hide_secrets, names_secret
-from kproxy.tls import check_pair
+from kproxy.telemetry.log import HIDDEN, current_output, hide_secrets, names_secret
+from kproxy.tls.client import check_pair
+from kproxy.tls.lifetime import certificate_life, earliest, token_life
 
 # After SIGTERM; SSO plugins have a listener and a browser tab to say goodbye to.
 GRACE_SECONDS = 2.0

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable
 from typing import cast
 
-from kproxy.log import Output
+from kproxy.telemetry.log import Output
 
 LAST_LINES = 10
 LAST_CHARS = 2000

@@ -23,11 +23,11 @@ from kproxy.credentials.credential import (
     bearer,
     place,
 )
-from kproxy.credentials.expiry import Life, certificate_life, earliest, token_life
 from kproxy.errors import CredentialFileError, KubeconfigError
-from kproxy.headers import basic_authorization
+from kproxy.http.forwarding import basic_authorization
 from kproxy.kube.kubeconfig import ResolvedContext, User
-from kproxy.tls import check_pair
+from kproxy.tls.client import check_pair
+from kproxy.tls.lifetime import Life, certificate_life, earliest, token_life
 
 LOOK_SECONDS = 1.0
 TOKEN_FILE_SECONDS = 50.0

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from kproxy.credentials.lock_file import LockedError, locked
-from kproxy.kube.kubeyaml import SafeLoader, YamlError, parse
+from kproxy.kube.yaml import SafeLoader, YamlError, parse
 
 # How long whoever holds a lock is waited for; requests may be waiting for us.
 LOCK_SECONDS = 2.0

@@ -17,8 +17,8 @@ from typing import Protocol
 import structlog
 
 from kproxy.credentials.credential import ClientCertificate, Content, Credential, Renewal
-from kproxy.credentials.expiry import format_timestamp, schedule
 from kproxy.errors import CredentialError
+from kproxy.tls.lifetime import format_timestamp, schedule
 
 # A broken plugin or issuer is asked at most once in this time.
 RETRY_SECONDS = 1.0

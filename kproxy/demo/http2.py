@@ -14,11 +14,11 @@ from typing import Any, cast
 from aiohttp import web
 
 from kproxy.errors import BadRequest
-from kproxy.framing import Body, CloseBody, body_of, chunk, last_chunk
-from kproxy.upstream.http2 import frames
-from kproxy.upstream.http2.frames import ConnectionFault, ErrorCode, Setting, frame
-from kproxy.upstream.http2.hpack import NO_TABLE, Decoder, MalformedBlockError, Pair, encode_fields
-from kproxy.wire import MalformedHeadError, RequestHead, ResponseHead
+from kproxy.http.framing import Body, CloseBody, body_of, chunk, last_chunk
+from kproxy.http.heads import MalformedHeadError, RequestHead, ResponseHead
+from kproxy.http.http2 import frames
+from kproxy.http.http2.frames import ConnectionFault, ErrorCode, Setting, frame
+from kproxy.http.http2.hpack import NO_TABLE, Decoder, MalformedBlockError, Pair, encode_fields
 
 MAX_STREAMS = 250  # as many as Go's server allows
 WINDOW_BYTES = 256 * 1024  # what a client may send of one body before the handler has read it

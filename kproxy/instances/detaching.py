@@ -23,8 +23,8 @@ from kproxy.instances.instance import (
     send_signal,
 )
 from kproxy.instances.keeper import Keeper, Launch, Run
-from kproxy.logfile import LogFile
-from kproxy.supervisor import SUPERVISOR_VARIABLES
+from kproxy.system.supervisor import SUPERVISOR_VARIABLES
+from kproxy.telemetry.logfile import LogFile
 
 CALL_OFF_SECONDS, KILL_SECONDS = 1.0, 5.0
 """What a start that was called off may take to end by itself, and what after SIGKILL."""

@@ -21,9 +21,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from kproxy.config.kinds import is_instance_name
 from kproxy.errors import KproxyError
-from kproxy.options import is_instance_name
-from kproxy.privatefile import make_folder
+from kproxy.system.privatefile import make_folder
 
 DEFAULT_NAME = "default"
 

@@ -11,7 +11,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from kproxy import __version__
-from kproxy.config import OPTIONS, Config
+from kproxy.config.kinds import FOLDERS, OptionalFile
+from kproxy.config.schema import OPTIONS, Config
+from kproxy.config.sources import Settings
 from kproxy.instances.instance import (
     SERVING,
     STARTING,
@@ -21,10 +23,8 @@ from kproxy.instances.instance import (
     Record,
     process_start,
 )
-from kproxy.logfile import LogFile
-from kproxy.options import FOLDERS, OptionalFile
-from kproxy.settings import Settings
-from kproxy.supervisor import Serving, Supervisor
+from kproxy.system.supervisor import Serving, Supervisor
+from kproxy.telemetry.logfile import LogFile
 
 Run = Callable[[Settings, Supervisor, LogFile | None, str], int]
 """Serves as the instance of that name until it is told to end, and returns the exit code."""

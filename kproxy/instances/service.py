@@ -18,12 +18,12 @@ from functools import reduce
 from operator import and_
 from pathlib import Path
 
-from kproxy.config import OPTIONS, Config
+from kproxy.config.kinds import FILE, FOLDERS
+from kproxy.config.schema import OPTIONS, Config
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.instances.instance import DEFAULT_NAME, naming
 from kproxy.instances.keeper import settings_in
-from kproxy.options import FILE, FOLDERS
-from kproxy.supervisor import MANAGER_MARGIN_SECONDS
+from kproxy.system.supervisor import MANAGER_MARGIN_SECONDS
 
 SYSTEMD, LAUNCHD = "systemd", "launchd"
 WATCHDOG_SECONDS = 30
@@ -294,7 +294,7 @@ def install(files: Sequence[UnitFile], paths: Sequence[Path]) -> None:
     Raises ServiceError.
     """
     # Imported here: hardly a command writes a unit.
-    from kproxy.privatefile import make_folder, write_private
+    from kproxy.system.privatefile import make_folder, write_private
 
     surplus = [path for path in paths if path not in {file.path for file in files} and os.path.lexists(path)]
     check_replaceable(paths)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from kproxy.errors import KubeconfigError
-from kproxy.kube.kubeyaml import Section, YamlError, parse
+from kproxy.kube.yaml import Section, YamlError, parse
 
 _Entry = TypeVar("_Entry")
 _IMPLICITLY_INTERACTIVE = ("client.authentication.k8s.io/v1beta1", "client.authentication.k8s.io/v1alpha1")

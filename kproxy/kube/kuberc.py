@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kproxy.errors import ConfigError
-from kproxy.kube.kubeyaml import Section, YamlError, parse
+from kproxy.kube.yaml import Section, YamlError, parse
 
 POLICIES = ("", "AllowAll", "DenyAll", "Allowlist")
 

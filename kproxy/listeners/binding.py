@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
+from kproxy.config.listeners import ListenerConfig, exposure, is_loopback, joined
 from kproxy.errors import ConfigError, KproxyError
-from kproxy.listening import ListenerConfig, exposure, is_loopback, joined
-from kproxy.sockopts import Keepalive
+from kproxy.system.sockets import Keepalive
 
 BACKLOG = 1024
 _PORT_TRIES = 16

@@ -12,13 +12,13 @@ from copy import copy
 from time import monotonic
 from typing import Literal
 
-from kproxy.downstream import Downstream, Turns
+from kproxy.config.listeners import is_loopback, joined
 from kproxy.errors import BadRequest
-from kproxy.exchange import Exchange
+from kproxy.gateway.client import Downstream, Turns
+from kproxy.http.heads import RequestHead
 from kproxy.listeners.binding import BACKLOG, SocketFile
 from kproxy.listeners.descriptors import Descriptors, Waiting
-from kproxy.listening import is_loopback, joined
-from kproxy.wire import RequestHead
+from kproxy.telemetry.exchange import Exchange
 
 # A client must begin and end its handshake, as with a head; one that does not answer our goodbye is cut.
 _HANDSHAKE_SECONDS, _GOODBYE_SECONDS = 30.0, 3.0

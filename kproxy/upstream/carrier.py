@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import Protocol
 
 from kproxy.errors import KproxyError
-from kproxy.framing import Body
-from kproxy.wire import Field, ResponseHead
+from kproxy.http.framing import Body
+from kproxy.http.heads import Field, ResponseHead
 
 MAX_INTERIMS = 100
 """Interim answers to one request; without an end to them there would be none to its work."""

@@ -10,13 +10,13 @@ import structlog
 from kproxy.credentials import ClientCertificate
 from kproxy.errors import KproxyError, KubeconfigError, UpstreamTLSError, UpstreamUnreachable
 from kproxy.kube.kubeconfig import ResolvedContext
-from kproxy.kube.kubecontext import ServerAddress
-from kproxy.metrics import Tally
-from kproxy.tls import client_context
+from kproxy.kube.resolve import ServerAddress
+from kproxy.telemetry.metrics import Tally
+from kproxy.tls.client import client_context
 from kproxy.upstream.carrier import Carrier
-from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import Health
+from kproxy.upstream.http1 import UpstreamConnection
 from kproxy.upstream.http2.connection import Http2Connection
 from kproxy.upstream.pool import Opening, Pool
 from kproxy.upstream.vigil import Vigil

@@ -17,14 +17,14 @@ from functools import partial
 from typing import Any, TypeVar, cast
 
 from kproxy.errors import KproxyError, UpstreamTimeout
+from kproxy.http.heads import MalformedHeadError
 from kproxy.kube.kubeconfig import Cluster
-from kproxy.sockopts import Keepalive
-from kproxy.tls import client_context
+from kproxy.system.sockets import Keepalive
+from kproxy.tls.client import client_context
 from kproxy.upstream.failures import FOREIGN, Hop, explain
 from kproxy.upstream.proxies import Proxy
 from kproxy.upstream.proxytalk import Gate, connect_request, http_refusal, proxy_hop, socks_refusal
 from kproxy.upstream.sockets import open_socket
-from kproxy.wire import MalformedHeadError
 
 _Protocol = TypeVar("_Protocol", bound=asyncio.BaseProtocol)
 _Result = TypeVar("_Result")

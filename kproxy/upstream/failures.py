@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
-from kproxy.wire import MalformedHeadError
+from kproxy.http.heads import MalformedHeadError
 
 FOREIGN = (OSError, ValueError)
 """The classes `explain` has rows for: sockets, TLS, names, and values that these refuse."""

@@ -9,8 +9,8 @@ from typing import cast
 
 from kproxy.errors import KproxyError
 from kproxy.upstream.carrier import Carrier
-from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.health import REST_SECONDS, Health
+from kproxy.upstream.http1 import UpstreamConnection
 from kproxy.upstream.http2.connection import MAX_STREAMS, Http2Connection
 from kproxy.upstream.vigil import now
 

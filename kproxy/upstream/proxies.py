@@ -14,7 +14,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from urllib.parse import quote, unquote
 
 from kproxy.errors import ConfigError, KubeconfigError
-from kproxy.kube.kubecontext import ServerAddress
+from kproxy.kube.resolve import ServerAddress
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "socks5h": 1080}
 # The user info ends at the last @ of the authority, so that an unescaped @ in a password is forgiven.

@@ -8,10 +8,10 @@ from typing import cast
 
 from kproxy import __version__
 from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamUnreachable
-from kproxy.headers import basic_authorization
+from kproxy.http.forwarding import basic_authorization
+from kproxy.http.heads import MalformedHeadError, find_head
 from kproxy.upstream.failures import Hop
 from kproxy.upstream.proxies import Proxy
-from kproxy.wire import MalformedHeadError, find_head
 
 
 class Gate(asyncio.Protocol):

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol
 
 from kproxy.errors import KproxyError, UpstreamTimeout, UpstreamUnreachable
-from kproxy.framing import Body
+from kproxy.http.framing import Body
+from kproxy.http.heads import Field, ResponseHead
 from kproxy.upstream.carrier import Carrier, Outgoing, Receiver
-from kproxy.wire import Field, ResponseHead
 
 AGAIN_SECONDS = 1.0
 """After a dial that failed, while the first connection is waited for anyway."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from errno import EADDRNOTAVAIL, EHOSTUNREACH, ENETUNREACH
 from itertools import chain, zip_longest
 
-from kproxy.sockopts import Keepalive
+from kproxy.system.sockets import Keepalive
 
 UNROUTABLE = (ENETUNREACH, EHOSTUNREACH, EADDRNOTAVAIL)
 """What an address of a family says that this machine has no route for."""

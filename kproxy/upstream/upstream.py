@@ -11,12 +11,12 @@ from typing import Protocol
 import structlog
 
 from kproxy.credentials import Credential, CredentialSource, Renewal
-from kproxy.credentials.expiry import format_timestamp
 from kproxy.errors import ConfigError, CredentialError
-from kproxy.headers import Impersonation, authorization_block
+from kproxy.http.forwarding import Impersonation, authorization_block
 from kproxy.kube.kubeconfig import ResolvedContext
-from kproxy.kube.kubecontext import ServerAddress
-from kproxy.metrics import Tally
+from kproxy.kube.resolve import ServerAddress
+from kproxy.telemetry.metrics import Tally
+from kproxy.tls.lifetime import format_timestamp
 from kproxy.upstream.connector import Connector
 
 _log = structlog.get_logger()

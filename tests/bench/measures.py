@@ -247,7 +247,7 @@ async def _start(bench: Bench, contender: Contender) -> Values:
 
 
 async def _import(bench: Bench, contender: Contender) -> Values:
-    module = {"kproxy": "kproxy.cli", "aiohttp": "tests.bench.yardstick"}[contender.name]
+    module = {"kproxy": "kproxy.cli.main", "aiohttp": "tests.bench.yardstick"}[contender.name]
 
     def timed(code: str) -> float:
         started_at = time.perf_counter()

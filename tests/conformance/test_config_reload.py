@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from kproxy.config import LIVE, OPTIONS
+from kproxy.config.schema import LIVE, OPTIONS
 from tests.support.api_server import ApiServer, Kubeconfig, Stream, ask, exec_user, replace_file, seen_by
 from tests.support.client import RawClient
 from tests.support.exec_plugin import Plugin

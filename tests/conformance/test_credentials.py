@@ -19,7 +19,7 @@ from structlog.testing import capture_logs
 from kproxy.credentials import Credential, CredentialSource, open_source
 from kproxy.errors import ConfigError, CredentialError, RefreshError
 from kproxy.kube.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
-from kproxy.tls import client_context
+from kproxy.tls.client import client_context
 from tests.support.clock import Clock
 from tests.support.exec_plugin import V1, Plugin, timestamp
 from tests.support.oidc_issuer import OidcIssuer, jwt

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
-from kproxy import eventloop, sockopts
 from kproxy.errors import UpstreamTimeout, UpstreamTLSError, UpstreamUnreachable
-from kproxy.sockopts import Keepalive, allow_stalls
+from kproxy.system import eventloop
+from kproxy.system import sockets as sockopts
+from kproxy.system.sockets import Keepalive, allow_stalls
 from kproxy.upstream.dial import Timeouts
 from tests.support.dialing import (
     Client,

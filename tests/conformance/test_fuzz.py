@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kproxy.errors import BadRequest, UpstreamProtocolError
-from kproxy.framing import ChunkedBody
-from kproxy.headers import request_block
-from kproxy.wire import MalformedHeadError, RequestHead, ResponseHead
+from kproxy.http.forwarding import request_block
+from kproxy.http.framing import ChunkedBody
+from kproxy.http.heads import MalformedHeadError, RequestHead, ResponseHead
 from tests.conformance.fuzz import strict
 from tests.conformance.fuzz.lane import Lane
 from tests.conformance.fuzz.mutate import ANSWERS, plan

@@ -17,18 +17,18 @@ from typing import Any
 import pytest
 
 import kproxy
-from kproxy.accesslog import AccessLog
-from kproxy.config import Config
-from kproxy.contexts import Contexts, Served
-from kproxy.filters.policy import Policy
+from kproxy.config.schema import Config
+from kproxy.gateway.relay import Relay
+from kproxy.kube.contexts import Contexts, Served
 from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
 from kproxy.listeners.listener import Listener
-from kproxy.log import configure
-from kproxy.metrics import Metrics
-from kproxy.relay import Relay
-from kproxy.server import open_app, open_endpoints, open_upstream
-from kproxy.upstream.upstreams import Upstreams
+from kproxy.policy.policy import Policy
+from kproxy.server.server import open_app, open_endpoints, open_upstream
+from kproxy.telemetry.accessline import AccessLog
+from kproxy.telemetry.log import configure
+from kproxy.telemetry.metrics import Metrics
+from kproxy.upstream.table import Upstreams
 from tests.support.http2_server import H2, Http2Server, Stream
 from tests.support.pki import CA
 
@@ -108,7 +108,7 @@ async def test_a_relayed_request_costs_few_calls(
 ) -> None:
     """A small GET over a kept-alive connection stays under a fixed number of calls of our functions."""
     # The log is written at the end: how often a timer comes in between is a matter of the machine.
-    monkeypatch.setattr("kproxy.accesslog.FLUSH_SECONDS", 3600.0)
+    monkeypatch.setattr("kproxy.telemetry.accessline.FLUSH_SECONDS", 3600.0)
     loop = asyncio.get_running_loop()
     home = str(Path(kproxy.__file__).parent)
     calls: Counter[str] = Counter()

@@ -16,8 +16,8 @@ import pytest
 
 from kproxy.errors import KproxyError
 from kproxy.kube import kubeconfig as kube
-from kproxy.kube.kubecontext import server_address
-from kproxy.metrics import Tally
+from kproxy.kube.resolve import server_address
+from kproxy.telemetry.metrics import Tally
 from kproxy.upstream.carrier import Carrier
 from kproxy.upstream.connector import Connector
 from kproxy.upstream.dial import Dialer

@@ -23,13 +23,13 @@ from typing import Any
 
 import pytest
 
-from kproxy import settings
-from kproxy.commands import arguments
+from kproxy.cli import arguments
+from kproxy.config import sources as settings
 from kproxy.credentials import ClientCertificate
 from kproxy.errors import ConfigError
 from kproxy.kube.kubeconfig import ResolvedContext, User, load, locate
-from kproxy.kube.kubecontext import resolve, server_address
-from kproxy.tls import client_context
+from kproxy.kube.resolve import resolve, server_address
+from kproxy.tls.client import client_context
 from tests.support.kubeconfig_fixtures import Fixtures, token
 from tests.support.pod import in_pod
 from tests.support.program import Process

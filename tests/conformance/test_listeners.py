@@ -17,10 +17,10 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.config.listeners import ListenerConfig
 from kproxy.errors import ConfigError
 from kproxy.listeners.binding import Bound, ListenError, SocketFile, adopt, bind, bind_tcp, bind_unix
 from kproxy.listeners.listener import Listener
-from kproxy.listening import ListenerConfig
 from tests.support.answers import Step, chunk, head, script
 from tests.support.client import RawClient, request_bytes
 from tests.support.program import ROOT, Program, client_address, ended

@@ -17,7 +17,7 @@ import pytest
 from kproxy.credentials import open_source
 from kproxy.errors import KproxyError
 from kproxy.kube.kubeconfig import Overrides, load, locate
-from kproxy.kube.kubecontext import resolve
+from kproxy.kube.resolve import resolve
 from tests.conformance.conftest import Gateway, Pki
 from tests.support import secrets
 from tests.support.answers import Step, answer, head, script

@@ -9,7 +9,7 @@ import pytest
 from aiohttp import web
 
 from kproxy.errors import Denied
-from kproxy.pages import Answered, Handler
+from kproxy.web.static import Answered, Handler
 from tests.support.client import RawClient, Response
 from tests.support.page_server import PageServer
 from tests.support.patience import LAST_RESORT_SECONDS

@@ -16,9 +16,9 @@ import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
-from kproxy.admin.endpoints import ADMIN, ENDPOINTS, PROBES
-from kproxy.admin.readiness import PATIENCE_SECONDS
-from kproxy.metrics import METRICS
+from kproxy.telemetry.metrics import METRICS
+from kproxy.web.probes import ADMIN, ENDPOINTS, PROBES
+from kproxy.web.readiness import PATIENCE_SECONDS
 from tests.conformance.conftest import Pki
 from tests.support import http2_answers, http2_server, secrets
 from tests.support.answers import (

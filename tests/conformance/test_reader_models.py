@@ -16,7 +16,7 @@ from functools import partial
 import pytest
 
 from kproxy.errors import Denied
-from kproxy.filters.policy import Policy
+from kproxy.policy.policy import Policy
 from tests.support.path_readers import MODELS, Model, clean
 
 DEFAULT = Policy.compile()

@@ -11,7 +11,7 @@ from urllib.parse import urljoin
 
 import pytest
 
-from kproxy.pages import PIECE_BYTES, StaticFiles
+from kproxy.web.static import PIECE_BYTES, StaticFiles
 from tests.support.client import RawClient, Response
 from tests.support.page_server import PageServer
 from tests.support.patience import LAST_RESORT_SECONDS

@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 import structlog
 
-from kproxy.listeners.selfsigned import LIFE_SECONDS, SelfSigned
-from kproxy.listeners.servertls import Certificates
-from kproxy.listening import ListenerConfig
+from kproxy.config.listeners import ListenerConfig
+from kproxy.tls.certificates import Certificates
+from kproxy.tls.selfsigned import LIFE_SECONDS, SelfSigned
 from tests.support.answers import Step, big, big_sha256, chunk, head, never_answer, script, tunnel
 from tests.support.client import RawClient, request_bytes
 from tests.support.notice import noticed

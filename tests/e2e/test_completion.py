@@ -169,7 +169,7 @@ def test_names_are_told_quickly_and_without_a_complaint(home: dict[str, str], tm
 
     def names(*words: str) -> list[str]:
         program = (
-            "import sys; from kproxy.cli import main; code = main(sys.argv[1:]);"
+            "import sys; from kproxy.cli.main import main; code = main(sys.argv[1:]);"
             "sys.exit(code or int(any(name in sys.modules for name in ('asyncio', 'structlog', 'ssl'))))"
         )
         done = subprocess.run(

@@ -305,7 +305,7 @@ from kproxy.errors import KproxyError
 from kproxy.instances import detaching
 from kproxy.instances.instance import InstanceFolder
 from kproxy.instances.keeper import Launch
-from kproxy.settings import read
+from kproxy.config.sources import read
 
 with InstanceFolder(Path(sys.argv[1]), create=True) as folder:
     def run(_, keeper, *__):

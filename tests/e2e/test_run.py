@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kproxy.config import OPTIONS
+from kproxy.config.schema import OPTIONS
 from tests.e2e.clusters import Cluster
 from tests.support import proc, secrets
 from tests.support.program import KPROXY, ROOT, Process, ended, kubeconfig

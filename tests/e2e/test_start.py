@@ -154,9 +154,9 @@ def test_signals_end_it_in_order(config: Path, number: int) -> None:
 def test_ctrl_c_during_the_start_is_quiet() -> None:
     """Before kproxy serves there is nothing to end in order, and nothing to say."""
     program = (
-        "import os, signal, sys, kproxy.server\n"
-        "kproxy.server.run = lambda *args, **more: os.kill(os.getpid(), signal.SIGINT)\n"
-        "from kproxy.cli import main\n"
+        "import os, signal, sys, kproxy.server.server\n"
+        "kproxy.server.server.run = lambda *args, **more: os.kill(os.getpid(), signal.SIGINT)\n"
+        "from kproxy.cli.main import main\n"
         "sys.exit(main([]))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, cwd=ROOT, check=False)

@@ -15,7 +15,7 @@ from typing import Any, cast
 import pytest
 
 from kproxy.errors import KproxyError
-from kproxy.kube.kubecontext import server_address
+from kproxy.kube.resolve import server_address
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.proxies import Proxy, proxy_for
 from tests.support import secrets

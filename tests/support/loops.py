@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from kproxy.eventloop import AsyncioLoop, new_loop
+from kproxy.system.eventloop import AsyncioLoop, new_loop
 
 NEW_LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": lambda: guarded(AsyncioLoop()),

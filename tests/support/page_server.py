@@ -1,4 +1,4 @@
-"""`PageServer`: a listener whose connections do for `kproxy.pages.respond` what the real downstream does."""
+"""`PageServer`: a listener whose connections do for `respond` what the real ones do."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import asyncio
 from types import TracebackType
 from typing import Self, cast
 
-from kproxy.pages import Answered, Handler, LocalConnection, respond
-from kproxy.wire import RequestHead, find_head
+from kproxy.http.heads import RequestHead, find_head
+from kproxy.web.static import Answered, Handler, LocalConnection, respond
 from tests.support.patience import LAST_RESORT_SECONDS
 
 

@@ -1,6 +1,6 @@
 """How some sixty servers read a path: models of what stands between a proxy and an API server, and of that.
 
-Written from what these programs do, and sharing no code with kproxy.filters: what the filters leave out is to
+Written from what these programs do, and sharing no code with kproxy.policy: what the filters leave out is to
 come to light. A model takes the path on the wire, bytes as latin-1, and gives what the API server is asked
 for in the end; None where the server refuses. Paths that a gateway hands on encoded are decoded once more, as
 Go does.

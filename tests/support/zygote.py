@@ -23,7 +23,7 @@ from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 PR_SET_CHILD_SUBREAPER = 36
-IMPORTED = ("kproxy.cli", "kproxy.server", "kproxy.app", "kproxy.eventloop", "uvloop")
+IMPORTED = ("kproxy.cli.main", "kproxy.server.server", "kproxy.gateway.router", "kproxy.system.eventloop")
 
 
 class Forked:

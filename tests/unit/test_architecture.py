@@ -88,7 +88,7 @@ def statements(node: ast.AST, *, inside_functions: bool) -> Iterator[ast.AST]:
 
 
 def imports(module: str, *, inside_functions: bool = True) -> Iterator[tuple[str, int]]:
-    """(full name, line) of the modules that a module imports, its own package's as `kproxy.relay`."""
+    """(full name, line) of the modules that a module imports, its own package's as `kproxy.gateway.relay`."""
     for node in statements(trees()[module], inside_functions=inside_functions):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
@@ -203,7 +203,7 @@ def test_the_start_imports_nothing_slow() -> None:
 def test_a_start_has_nothing_slow_in_memory() -> None:
     """Nor do the packages that are imported bring one in by the back door."""
     program = (
-        "import sys, kproxy.__main__, kproxy.server\n"
+        "import sys, kproxy.__main__, kproxy.server.server\n"
         "slow = ('aiohttp', 'cryptography', 'prometheus_client', 'python_socks')\n"
         "print([name for name in slow if name in sys.modules])"
     )

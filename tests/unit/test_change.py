@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from kproxy.change import Change, differences, read_change
-from kproxy.config import OPTIONS, Config
+from kproxy.config.schema import OPTIONS, Config
+from kproxy.config.sources import Given, Settings, read
 from kproxy.errors import ConfigError
-from kproxy.settings import Given, Settings, read
+from kproxy.server.changes import Change, differences, read_change
 
 BY_NAME = {option.name: option for option in OPTIONS}
 

@@ -15,13 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy import __version__
-from kproxy.cli import main
-from kproxy.commands.arguments import IGNORED_FLAGS, CommandLine, parse
-from kproxy.commands.table import COMMANDS, Command, own_flags
-from kproxy.commands.usage import help_text
-from kproxy.config import OPTIONS, Config
-from kproxy.options import SWITCH, Option
-from kproxy.settings import load
+from kproxy.cli.arguments import IGNORED_FLAGS, CommandLine, parse
+from kproxy.cli.commands import COMMANDS, Command, own_flags
+from kproxy.cli.help import help_text
+from kproxy.cli.main import main
+from kproxy.config.kinds import SWITCH, Option
+from kproxy.config.schema import OPTIONS, Config
+from kproxy.config.sources import load
 from tests.support import secrets
 from tests.support.program import kubeconfig
 
@@ -265,7 +265,7 @@ def test_help_and_version_load_no_event_loop(argv: list[str]) -> None:
     """They answer at once: neither asyncio nor anything that needs it is imported."""
     slow = ["asyncio", "structlog", *([] if "--json" in argv else ["ssl"])]
     program = (
-        "import sys; from kproxy.cli import main; code = main(sys.argv[1:]);"
+        "import sys; from kproxy.cli.main import main; code = main(sys.argv[1:]);"
         f"sys.exit(code or int(any(name in sys.modules for name in {slow})))"
     )
     done = subprocess.run([sys.executable, "-c", program, *argv], capture_output=True, check=False)

@@ -10,7 +10,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.clientconfig import Reach, client_kubeconfig
+from kproxy.kube.clientconfig import Reach, client_kubeconfig
 from kproxy.kube.kubeconfig import load, locate
 
 # All but surrogates, which neither YAML nor Go's strings can hold.

@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 
-from kproxy.cli import main
-from kproxy.commands.arguments import WISHES
-from kproxy.commands.completion import script
-from kproxy.commands.table import COMMANDS, own_flags
-from kproxy.config import OPTIONS
+from kproxy.cli.arguments import WISHES
+from kproxy.cli.commands import COMMANDS, own_flags
+from kproxy.cli.completion import script
+from kproxy.cli.main import main
+from kproxy.config.schema import OPTIONS
 
 SHELLS = ("bash", "zsh", "fish")
 

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.config import LIVE, OPTIONS, Config
+from kproxy.config.kinds import Duration, Option, Unusable
+from kproxy.config.schema import LIVE, OPTIONS, Config
+from kproxy.config.sources import Given, Settings, as_flags, load, read
 from kproxy.errors import ConfigError
-from kproxy.filters import policy
 from kproxy.kube.kubeconfig import Overrides
-from kproxy.options import Duration, Option, Unusable
-from kproxy.settings import Given, Settings, as_flags, load, read
-from kproxy.snapshot import take_snapshot
+from kproxy.policy import policy
+from kproxy.system.snapshot import take_snapshot
 from tests.support import secrets
 
 BY_NAME = {option.name: option for option in OPTIONS}

@@ -1,4 +1,4 @@
-"""kproxy.contexts: slugs, which contexts are served, and which one a host or a path means."""
+"""kproxy.kube.contexts: slugs, which contexts are served, and which one a host or a path means."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.contexts import CLUSTERS, Contexts, Served, label_of, select, slugs_of, split_path, unknown
 from kproxy.errors import KubeconfigError
+from kproxy.kube.contexts import CLUSTERS, Contexts, Served, label_of, select, slugs_of, split_path, unknown
 from kproxy.kube.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
 from tests.support import secrets
 

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.credentials.exec_stderr import LAST_CHARS, LAST_LINES, PASSED_CHARS, PluginErrors, plain
-from kproxy.log import Output, hide_secrets
+from kproxy.telemetry.log import Output, hide_secrets
 from tests.support.patience import LAST_RESORT_SECONDS
 from tests.support.secrets import leaked, plant
 

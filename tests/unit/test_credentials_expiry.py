@@ -7,7 +7,7 @@ import datetime
 import pytest
 
 from kproxy.credentials import Credential
-from kproxy.credentials.expiry import (
+from kproxy.tls.lifetime import (
     Life,
     certificate_life,
     earliest,

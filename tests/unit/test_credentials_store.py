@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 
 from kproxy.credentials.lock_file import LockedError, locked
 from kproxy.credentials.oidc_store import StoreError, TokenStore
-from kproxy.kube.kubeyaml import parse
+from kproxy.kube.yaml import parse
 from tests.support.secrets import plant
 
 NEW = {"id-token": "new-id", "refresh-token": "new-refresh"}

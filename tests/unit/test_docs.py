@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kproxy.admin.endpoints import ENDPOINTS, PREFIX
-from kproxy.commands.arguments import IGNORED_FLAGS, WISHES
-from kproxy.commands.table import COMMANDS, own_flags
-from kproxy.config import OPTIONS, Config
-from kproxy.listening import ENTRY_KEYS
-from kproxy.log import EVENTS
-from kproxy.metrics import METRICS
-from kproxy.options import Option
-from kproxy.settings import Given, read
+from kproxy.cli.arguments import IGNORED_FLAGS, WISHES
+from kproxy.cli.commands import COMMANDS, own_flags
+from kproxy.config.kinds import Option
+from kproxy.config.listeners import ENTRY_KEYS
+from kproxy.config.schema import OPTIONS, Config
+from kproxy.config.sources import Given, read
+from kproxy.telemetry.log import EVENTS
+from kproxy.telemetry.metrics import METRICS
+from kproxy.web.probes import ENDPOINTS, PREFIX
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLE = ROOT / "config.example.yaml"

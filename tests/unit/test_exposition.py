@@ -10,10 +10,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from kproxy import __version__
-from kproxy.admin.exposition import render
-from kproxy.exchange import Exchange
-from kproxy.metrics import METRICS, Metrics, Now
-from kproxy.requestinfo import parse
+from kproxy.kube.requestinfo import parse
+from kproxy.telemetry.exchange import Exchange
+from kproxy.telemetry.metrics import METRICS, Metrics, Now
+from kproxy.web.exposition import render
 
 ODD = 'a "b"\\c\nd é'
 

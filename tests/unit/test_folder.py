@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.errors import BadRequest, Denied, NotServed
-from kproxy.folder import (
+from kproxy.web.folder import (
     File,
     Folder,
     clean_path,

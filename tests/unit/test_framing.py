@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.framing import (
+from kproxy.http.framing import (
     MAX_CHUNKS_AT_ONCE,
     ChunkedBody,
     CloseBody,
@@ -18,7 +18,7 @@ from kproxy.framing import (
     last_chunk,
     without,
 )
-from kproxy.wire import MalformedHeadError, ResponseHead
+from kproxy.http.heads import MalformedHeadError, ResponseHead
 
 
 @pytest.mark.parametrize(

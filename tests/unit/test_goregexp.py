@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.filters import rules
-from kproxy.filters.automaton import Steps, TooManySteps
-from kproxy.filters.goregexp import GoRegexpError, compile_go
+from kproxy.policy import rules
+from kproxy.policy.automaton import Steps, TooManySteps
+from kproxy.policy.expressions import GoRegexpError, compile_go
 
 CASES = json.loads((Path(__file__).parents[1] / "conformance" / "filter_cases.json").read_text())
 SYNTAX = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.headers import (
+from kproxy.http.forwarding import (
     USER_AGENT,
     Impersonation,
     authorization_block,
@@ -17,7 +17,7 @@ from kproxy.headers import (
     request_block,
     response_block,
 )
-from kproxy.wire import RequestHead, ResponseHead
+from kproxy.http.heads import RequestHead, ResponseHead
 
 BEARER = authorization_block("Bearer configured")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kproxy.upstream.http2.hpack import Decoder, MalformedBlockError
+from kproxy.http.http2.hpack import Decoder, MalformedBlockError
 from tests.support.effort import effort
 
 Fields = list[tuple[bytes, bytes]]

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.config.kinds import is_instance_name
 from kproxy.instances.inquiry import CRASHED, STOPPED, Standing, as_lines, look, span
 from kproxy.instances.instance import (
     FAILED,
@@ -29,7 +30,6 @@ from kproxy.instances.instance import (
     send_signal,
     state_folder,
 )
-from kproxy.options import is_instance_name
 from tests.support.patience import LAST_RESORT_SECONDS
 
 RECORD = Record(

@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.listeners.keypair import UnusablePairError, load_pair
+from kproxy.tls.pair import UnusablePairError, load_pair
 from tests.support.pki import CA
 
 ROOT = CA("root")

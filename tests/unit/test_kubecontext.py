@@ -22,8 +22,8 @@ from kproxy.kube.kubeconfig import (
     ResolvedContext,
     User,
 )
-from kproxy.kube.kubecontext import ServerAddress, resolve, server_address, warnings_for
-from kproxy.kube.kubevalidation import timeout_seconds
+from kproxy.kube.resolve import ServerAddress, resolve, server_address, warnings_for
+from kproxy.kube.validation import timeout_seconds
 from tests.support import secrets
 
 FILE = Path("/home/me/.kube/config")

@@ -7,7 +7,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.kube.kubeyaml import Section, YamlError, parse
+from kproxy.kube.yaml import Section, YamlError, parse
 
 
 def scalar(text: str) -> object:

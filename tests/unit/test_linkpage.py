@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.admin.linkpage import FIELDS, render
+from kproxy.web.linkpage import FIELDS, render
 
 HERE = "http://localhost:8001"
 VISIBLE = st.characters(min_codepoint=0x21, max_codepoint=0xFF, exclude_characters="\x7f")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.config import OPTIONS, Config
-from kproxy.listening import (
+from kproxy.config.kinds import Unusable
+from kproxy.config.listeners import (
     LISTENERS,
     MODE,
     OWNER,
@@ -20,8 +20,8 @@ from kproxy.listening import (
     joined,
     parse_place,
 )
-from kproxy.options import Unusable
-from kproxy.settings import Given, Settings, read
+from kproxy.config.schema import OPTIONS, Config
+from kproxy.config.sources import Given, Settings, read
 
 BY_NAME = {option.name: option for option in OPTIONS}
 

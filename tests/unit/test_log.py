@@ -18,10 +18,12 @@ import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy import accesslog, log
-from kproxy.accesslog import AccessLog, facts, json_line
-from kproxy.exchange import Exchange
-from kproxy.log import (
+from kproxy.kube.requestinfo import RequestInfo, parse
+from kproxy.telemetry import accessline as accesslog
+from kproxy.telemetry import log
+from kproxy.telemetry.accessline import AccessLog, facts, json_line
+from kproxy.telemetry.exchange import Exchange
+from kproxy.telemetry.log import (
     EVENTS,
     LIMIT_BYTES,
     Output,
@@ -29,7 +31,6 @@ from kproxy.log import (
     hide_secrets,
     redact,
 )
-from kproxy.requestinfo import RequestInfo, parse
 from tests.support import secrets
 from tests.support.patience import LAST_RESORT_SECONDS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from kproxy.instances.logtail import log_lines
-from kproxy.logfile import LogFile, LogFileError
+from kproxy.telemetry.logfile import LogFile, LogFileError
 from tests.support.patience import LAST_RESORT_SECONDS
 
 LINE = b"x" * 99 + b"\n"

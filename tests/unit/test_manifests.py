@@ -10,11 +10,11 @@ import pytest
 import yaml
 
 from kproxy import __version__
-from kproxy.admin.endpoints import PROBES
-from kproxy.commands.arguments import parse
-from kproxy.config import Config
-from kproxy.plan import compile_policy
-from kproxy.settings import read
+from kproxy.cli.arguments import parse
+from kproxy.config.schema import Config
+from kproxy.config.sources import read
+from kproxy.server.preparation import compile_policy
+from kproxy.web.probes import PROBES
 from tests.support.manifests import (
     DEPLOYMENT,
     ROOT,

@@ -6,11 +6,11 @@ import timeit
 
 import pytest
 
-from kproxy import metrics
-from kproxy.admin.exposition import render
-from kproxy.exchange import Exchange
-from kproxy.metrics import MAX_LABEL_SETS, Metrics, Now, Scrape, Totals
-from kproxy.requestinfo import parse
+from kproxy.kube.requestinfo import parse
+from kproxy.telemetry import metrics
+from kproxy.telemetry.exchange import Exchange
+from kproxy.telemetry.metrics import MAX_LABEL_SETS, Metrics, Now, Scrape, Totals
+from kproxy.web.exposition import render
 
 PODS = "/api/v1/namespaces/ns/pods"
 

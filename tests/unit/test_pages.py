@@ -19,7 +19,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
 from kproxy.errors import BadRequest, Denied
-from kproxy.pages import StatusResponse, in_thread, parse_ranges
+from kproxy.web.static import StatusResponse, in_thread, parse_ranges
 from tests.support.patience import LAST_RESORT_SECONDS
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.filters.pathrules import (
+from kproxy.kube.requestinfo import decoded_path, resolved
+from kproxy.policy.paths import (
     MAX_JUDGED_BYTES,
     MAX_ODD_BYTES,
     TooManyReadings,
@@ -17,7 +18,6 @@ from kproxy.filters.pathrules import (
     opens_stream,
     readings,
 )
-from kproxy.requestinfo import decoded_path, resolved
 
 ANY_PATH = st.text(st.characters(max_codepoint=0xFF, exclude_characters="?"), max_size=30).map("/".__add__)
 

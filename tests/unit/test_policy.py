@@ -12,7 +12,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from kproxy.errors import ConfigError, Denied, NavigationDenied
-from kproxy.filters.policy import DEFAULT_ACCEPT_HOSTS, DEFAULT_REJECT_PATHS, Policy
+from kproxy.policy.policy import DEFAULT_ACCEPT_HOSTS, DEFAULT_REJECT_PATHS, Policy
 
 DEFAULT = Policy.compile()
 DISABLED = Policy.compile(disable_filter=True)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.errors import ConfigError, KubeconfigError
-from kproxy.kube.kubecontext import server_address
+from kproxy.kube.resolve import server_address
 from kproxy.upstream.proxies import Proxy, proxy_for
 
 PROXY = "http://proxy.test:3128"

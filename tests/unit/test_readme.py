@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from kproxy import cli, downstream, relay, tunnel, wire
-from kproxy.commands.arguments import IGNORED_FLAGS, WISHES
-from kproxy.commands.build import facts
-from kproxy.commands.table import own_flags
-from kproxy.config import OPTIONS, Config
+from kproxy.cli import main as cli
+from kproxy.cli.arguments import IGNORED_FLAGS, WISHES
+from kproxy.cli.build import facts
+from kproxy.cli.commands import own_flags
+from kproxy.config.schema import OPTIONS, Config
 from kproxy.credentials import local, renewal
+from kproxy.gateway import client as downstream
+from kproxy.gateway import relay, tunnel
+from kproxy.http import heads as wire
 from kproxy.instances import daemon
 from tests.bench.report import BEGIN, END
 

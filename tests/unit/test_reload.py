@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from kproxy.reload import FileWatcher
-from kproxy.snapshot import take_snapshot
+from kproxy.system.snapshot import take_snapshot
+from kproxy.system.watcher import FileWatcher
 from tests.support.loops import on_both_loops
 from tests.support.patience import LAST_RESORT_SECONDS
 
@@ -328,7 +328,7 @@ def test_hanging_file_system_at_exit(file: Path) -> None:
     program = f"""
 import asyncio, threading
 from pathlib import Path
-from kproxy.reload import FileWatcher
+from kproxy.system.watcher import FileWatcher
 
 hanging, never = threading.Event(), threading.Event()
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.requestinfo import RequestInfo, app_tail_at, cleaned_target, decoded_path, parse, resolved
+from kproxy.kube.requestinfo import RequestInfo, app_tail_at, cleaned_target, decoded_path, parse, resolved
 
 REDIRECTS = json.loads((Path(__file__).parents[1] / "conformance" / "filter_cases.json").read_text())[
     "redirects"

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.filters.goregexp import compile_go
-from kproxy.filters.rules import Rules, as_flag, compile_rules, exactly, quoted
+from kproxy.policy.expressions import compile_go
+from kproxy.policy.rules import Rules, as_flag, compile_rules, exactly, quoted
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 

@@ -15,8 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from kproxy.errors import KproxyError
-from kproxy.listeners.keypair import der_of, fingerprint_of
-from kproxy.listeners.selfsigned import LIFE_SECONDS, NAMES, RENEW_SECONDS, SelfSigned, folder_of
+from kproxy.tls.pair import der_of, fingerprint_of
+from kproxy.tls.selfsigned import LIFE_SECONDS, NAMES, RENEW_SECONDS, SelfSigned, folder_of
 
 ROOT = Path(__file__).resolve().parents[2]
 DAY = 86_400.0
@@ -145,7 +145,7 @@ def test_a_damaged_pair_is_made_anew(folder: Path, tmp_path: Path, damage: str) 
 def test_several_starts_at_once_make_one(folder: Path) -> None:
     """Each ends with the certificate that the others have."""
     program = (
-        "import sys; from pathlib import Path; from kproxy.listeners.selfsigned import SelfSigned\n"
+        "import sys; from pathlib import Path; from kproxy.tls.selfsigned import SelfSigned\n"
         "sys.stdin.read(1)\n"
         "own = SelfSigned(Path(sys.argv[1])); made = own.ensure([])\n"
         "print(made, own.paths[0].read_text(), own.paths[1].read_text())"

@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 
-from kproxy.commands.arguments import parse
-from kproxy.config import Config
+from kproxy.cli.arguments import parse
+from kproxy.config.schema import Config
+from kproxy.config.sources import read
 from kproxy.errors import ConfigError
 from kproxy.instances.service import (
     LAUNCHD,
@@ -32,7 +33,6 @@ from kproxy.instances.service import (
     unit_files,
     unit_paths,
 )
-from kproxy.settings import read
 
 ENVIRON = {"PATH": "/usr/bin:rel:/bin", "KUBECONFIG": "/a:b", "KPROXY_V": "4", "KPROXY_TOKEN": "hush"}
 

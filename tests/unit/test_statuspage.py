@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from kproxy.admin.statuspage import CONTENT_SECURITY_POLICY, render
+from kproxy.web.statuspage import CONTENT_SECURITY_POLICY, render
 
 NASTY = "</td><script>alert(1)</script>\"' onload='x\x1b[2J"
 

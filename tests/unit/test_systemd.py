@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from kproxy.config.listeners import ListenerConfig
 from kproxy.errors import ConfigError
-from kproxy.listening import ListenerConfig
-from kproxy.log import configure
-from kproxy.supervisor import Serving
-from kproxy.systemd import Notifier, listeners_of, take_notifier, take_passed_sockets
+from kproxy.system.supervisor import Serving
+from kproxy.system.systemd import Notifier, listeners_of, take_notifier, take_passed_sockets
+from kproxy.telemetry.log import configure
 
 WHAT = Serving(
     addresses=("127.0.0.1:8001", "[::1]:8001"),

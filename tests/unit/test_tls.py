@@ -1,4 +1,4 @@
-"""kproxy.tls: whom we trust, as whom we come, and what is said when that cannot be."""
+"""kproxy.tls.client: whom we trust, as whom we come, and what is said when that cannot be."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from kproxy import tls
 from kproxy.credentials import ClientCertificate
 from kproxy.errors import KubeconfigError
 from kproxy.kube.kubeconfig import Cluster, User
+from kproxy.tls import client as tls
 from tests.support import secrets
 from tests.support.kubeconfig_fixtures import lax_authority, self_signed
 from tests.support.pki import CA, load_cert_chain
@@ -82,7 +82,7 @@ def test_system_authorities_without_a_named_one(ca: CA, tmp_path: Path) -> None:
     """A cluster without CA trusts the authorities of the system, which SSL_CERT_FILE can name."""
     (tmp_path / "roots").write_bytes(ca.pem)
     script = (
-        "from kproxy.kube.kubeconfig import Cluster; from kproxy.tls import client_context;"
+        "from kproxy.kube.kubeconfig import Cluster; from kproxy.tls.client import client_context;"
         "print([dict(sum(c['subject'], ()))['commonName'] for c in"
         f" client_context(Cluster(name='c', server='{SERVER}'), None).get_ca_certs()])"
     )
@@ -306,7 +306,7 @@ def test_without_memory_files_the_key_is_private_and_removed(
 
 def test_import_is_light() -> None:
     """Neither the kubeconfig modules nor tls import what start-up has no time for."""
-    script = "import kproxy.kube.kubecontext, kproxy.tls, sys; print(*sys.modules)"
+    script = "import kproxy.kube.resolve, kproxy.tls.client, sys; print(*sys.modules)"
     env = {"PYTHONPATH": str(Path(tls.__file__).parents[1])}
     run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     heavy = {"cryptography", "aiohttp", "asyncio", "tempfile", "importlib.metadata"}

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from kproxy.errors import KproxyError, UpstreamUnreachable
-from kproxy.sockopts import Keepalive
+from kproxy.http.heads import ResponseHead
+from kproxy.system.sockets import Keepalive
 from kproxy.upstream.carrier import Outgoing
-from kproxy.upstream.connection import UpstreamConnection
 from kproxy.upstream.health import Health
+from kproxy.upstream.http1 import UpstreamConnection
 from kproxy.upstream.pool import Pool
-from kproxy.wire import ResponseHead
 from tests.support.patience import LAST_RESORT_SECONDS
 
 

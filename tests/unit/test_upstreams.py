@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
-from kproxy.config import Config
-from kproxy.contexts import Contexts, select
+from kproxy.config.schema import Config
 from kproxy.errors import ConfigError
+from kproxy.kube.contexts import Contexts, select
 from kproxy.kube.kubeconfig import Cluster, Context, KubeConfig, Overrides, ResolvedContext, User
-from kproxy.server import open_upstream
+from kproxy.server.server import open_upstream
+from kproxy.upstream.table import Upstreams
 from kproxy.upstream.upstream import Upstream
-from kproxy.upstream.upstreams import Upstreams
 
 
 def contexts_at(**servers: str) -> Contexts:

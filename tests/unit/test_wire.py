@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kproxy.errors import BadRequest, UpstreamProtocolError
-from kproxy.wire import (
+from kproxy.http.heads import (
     MAX_FIELD_BYTES,
     MAX_HEAD_BYTES,
     MalformedHeadError,

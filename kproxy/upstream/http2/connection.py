@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
-from kproxy.upstream.health import Health
-from kproxy.upstream.http2.frames import (
+from kproxy.http.heads import MalformedHeadError, ResponseHead
+from kproxy.http.http2.frames import (
     ACK,
     CONNECTION_WINDOW_BYTES,
     CONTINUATION,
@@ -49,11 +49,11 @@ from kproxy.upstream.http2.frames import (
     rst_stream,
     window_update,
 )
-from kproxy.upstream.http2.hpack import NO_TABLE, Decoder, MalformedBlockError, Pair
+from kproxy.http.http2.hpack import NO_TABLE, Decoder, MalformedBlockError, Pair
+from kproxy.upstream.health import Health
 from kproxy.upstream.http2.pulse import Pulse
 from kproxy.upstream.http2.stream import Http2Stream
 from kproxy.upstream.vigil import now
-from kproxy.wire import MalformedHeadError, ResponseHead
 
 if TYPE_CHECKING:
     from kproxy.upstream.pool import Pool

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kproxy.errors import KproxyError, UpstreamUnreachable
-from kproxy.framing import Body, LengthBody, body_of
-from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
-from kproxy.upstream.http2.frames import (
+from kproxy.http.framing import Body, LengthBody, body_of
+from kproxy.http.heads import Field, MalformedHeadError
+from kproxy.http.http2.frames import (
     DATA,
     END_STREAM,
     MAX_PATIENCE,
@@ -17,9 +17,9 @@ from kproxy.upstream.http2.frames import (
     frame,
     window_update,
 )
-from kproxy.upstream.http2.heads import head_of, trailers_of, without_body
-from kproxy.upstream.http2.hpack import encode_fields, encode_request
-from kproxy.wire import Field, MalformedHeadError
+from kproxy.http.http2.heads import head_of, trailers_of, without_body
+from kproxy.http.http2.hpack import encode_fields, encode_request
+from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
 
 if TYPE_CHECKING:
     from kproxy.upstream.http2.connection import Http2Connection

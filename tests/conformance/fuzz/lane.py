@@ -11,17 +11,17 @@ from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import cast
 
-from kproxy.app import App, Prefixes
-from kproxy.config import Config
-from kproxy.contexts import Contexts, Served
-from kproxy.filters.policy import Policy
+from kproxy.config.schema import Config
+from kproxy.gateway.relay import Relay
+from kproxy.gateway.router import App, Prefixes
+from kproxy.kube.contexts import Contexts, Served
 from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
 from kproxy.listeners.listener import Listener
-from kproxy.metrics import Metrics
-from kproxy.relay import Relay
-from kproxy.server import open_endpoints, open_upstream
-from kproxy.upstream.upstreams import Upstreams
+from kproxy.policy.policy import Policy
+from kproxy.server.server import open_endpoints, open_upstream
+from kproxy.telemetry.metrics import Metrics
+from kproxy.upstream.table import Upstreams
 from tests.conformance.fuzz import strict
 from tests.conformance.fuzz.mutate import SWITCH, Plan, pieces
 

@@ -1,1 +1,0 @@
-"""kproxy's own endpoints, below `/-/`."""

@@ -1,0 +1,1 @@
+"""What people type: arguments, help and one module for each group of commands."""

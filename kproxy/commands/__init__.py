@@ -1,1 +1,0 @@
-"""What the program can be asked to do."""

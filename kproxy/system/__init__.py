@@ -1,0 +1,1 @@
+"""The operating system: event loop, threads, sockets, files, service managers."""

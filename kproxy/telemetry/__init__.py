@@ -1,0 +1,1 @@
+"""What is known of a request, and where it goes: log, metrics."""

@@ -1,0 +1,1 @@
+"""What kproxy answers itself."""
