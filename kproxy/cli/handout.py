@@ -8,12 +8,12 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from kproxy.config.listeners import joined
 from kproxy.config.schema import Config
 from kproxy.errors import KproxyError, KubeconfigError
 from kproxy.instances.inquiry import ask, certificate_of
 from kproxy.kube.clientconfig import FIRST_LINE, client_kubeconfig, reaches
 from kproxy.kube.kubeconfig import load, locate
+from kproxy.system.addresses import joined
 from kproxy.system.privatefile import write_private
 
 

@@ -180,9 +180,10 @@ def _run_server(
     name: str | None = None,
 ) -> int:
     # Imported here: --help and version need no event loop, which takes a tenth of a second.
+    from kproxy.listeners.passed import listeners_of
     from kproxy.server.server import run
     from kproxy.system.supervisor import Supervisors
-    from kproxy.system.systemd import listeners_of, take_notifier, take_passed_sockets
+    from kproxy.system.systemd import take_notifier, take_passed_sockets
 
     config = settings.config
     passed = take_passed_sockets(os.environ)

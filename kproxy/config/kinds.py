@@ -13,6 +13,8 @@ from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from kproxy.kube.duration import LONGEST_SECONDS, duration_seconds
+
 Problem = tuple[tuple[int | str, ...], str]
 """Where within a setting's value something is wrong, as `(0, "port")` for `[0].port`, and what."""
 
@@ -189,22 +191,6 @@ class Number(Kind):
         return value
 
 
-_DURATION = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
-_UNIT_SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_LONGEST_SECONDS = 9e9
-"""About what Go's time.Duration holds: 290 years."""
-
-
-def duration_seconds(text: str) -> float:
-    """The seconds of a Go duration (`90s`, `-1m30s`, `0`). Raises ValueError."""
-    digits = text[1:] if text[:1] in ("+", "-") else text
-    parts = _DURATION.findall(digits)
-    if digits != "0" and (not parts or "".join(number + unit for number, unit in parts) != digits):
-        raise ValueError("not a duration")
-    seconds = sum(float(number) * _UNIT_SECONDS[unit] for number, unit in parts)
-    return -seconds if text[:1] == "-" else seconds
-
-
 class Duration(Kind):
     """A span of time as Go's time.ParseDuration reads it (`90s`, `1m30s`, `0`), kept in seconds."""
 
@@ -229,7 +215,7 @@ class Duration(Kind):
         return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
 
     def _bounded(self, seconds: float, written: object) -> float:
-        if not self.low_seconds <= seconds <= _LONGEST_SECONDS:
+        if not self.low_seconds <= seconds <= LONGEST_SECONDS:
             raise self.unusable(written)
         return float(seconds)
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from ipaddress import AddressValueError, IPv4Address, IPv6Address, ip_address
+from ipaddress import AddressValueError, IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 from kproxy.config.kinds import FILE, SWITCH, Kind, Name, Number, Problem, Unusable, nearest
+from kproxy.system.addresses import is_loopback, joined
 
 DEFAULT_ADDRESS, DEFAULT_PORT = "127.0.0.1", 8001
 
@@ -60,6 +61,13 @@ class ListenerConfig:
         return self.tls_certificate is not None or bool(self.tls_self_signed)
 
     @property
+    def tls_paths(self) -> tuple[Path, Path] | None:
+        """The files of certificate and key, if the settings name them."""
+        if self.tls_certificate is None:
+            return None
+        return Path(self.tls_certificate), Path(self.tls_key or self.tls_certificate)
+
+    @property
     def setting(self) -> str:
         """What an address that cannot be had is called in messages."""
         return "--address" if self.label == "address" else self.label
@@ -70,24 +78,6 @@ class ListenerConfig:
         if self.unix_socket is not None:
             return f"unix:{self.unix_socket}"
         return f"fd:{self.fd}" if self.fd is not None else joined(self.address, self.port)
-
-
-def joined(host: str, port: int) -> str:
-    """`127.0.0.1:8001`, `[::1]:8001`, as Go's net.JoinHostPort."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def is_loopback(address: str) -> bool | None:
-    """Whether only this machine reaches the address; None for a host name, which must be looked up first."""
-    name = address.strip("[]").partition("%")[0]
-    if name.lower() == "localhost" or name.lower().endswith(".localhost"):
-        return True
-    try:
-        ip = ip_address(name)
-    except ValueError:
-        return None
-    mapped = ip.ipv4_mapped if isinstance(ip, IPv6Address) else None
-    return (mapped or ip).is_loopback
 
 
 def exposure(address: str, *, is_tls: bool) -> str:

@@ -18,12 +18,12 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from kproxy.credentials.credential import ClientCertificate, Credential, CredentialSource, Renewal
+from kproxy.credentials.credential import Credential, CredentialSource, Renewal
 from kproxy.credentials.local import CombinedSource, has_certificate, open_local
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kuberc import ALLOW_ALL, PluginPolicy
 
-__all__ = ["ClientCertificate", "Credential", "CredentialSource", "Renewal", "open_source"]
+__all__ = ["Credential", "CredentialSource", "Renewal", "open_source"]
 
 
 def open_source(

@@ -6,15 +6,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from kproxy.kube.kubeconfig import ResolvedContext
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class ClientCertificate:
-    """A certificate chain and its private key, both PEM. Compared by identity: a new one is a new object."""
-
-    certificate_pem: bytes = field(repr=False)
-    key_pem: bytes = field(repr=False)
-
+from kproxy.tls.pair import ClientCertificate
 
 Content = tuple[str | None, bytes | None]
 """What an API server sees of a credential: the Authorization value, and the certificate."""

@@ -17,15 +17,17 @@ from functools import partial
 from io import FileIO
 from itertools import chain
 
-from kproxy.credentials.credential import ClientCertificate, Credential, bearer
+from kproxy.credentials.credential import Credential, bearer
 from kproxy.credentials.exec_credential import ExecStatus, exec_info, parse_output
 from kproxy.credentials.exec_stderr import PluginErrors
+from kproxy.credentials.expiry import token_life
 from kproxy.errors import KubeconfigError, spelt_out, start_advice
 from kproxy.kube.kubeconfig import Cluster, ExecConfig
 from kproxy.kube.kuberc import PluginPolicy
 from kproxy.telemetry.log import HIDDEN, current_output, hide_secrets, names_secret
 from kproxy.tls.client import check_pair
-from kproxy.tls.lifetime import certificate_life, earliest, token_life
+from kproxy.tls.lifetime import certificate_life, earliest
+from kproxy.tls.pair import ClientCertificate
 
 # After SIGTERM; SSO plugins have a listener and a browser tab to say goodbye to.
 GRACE_SECONDS = 2.0

@@ -16,10 +16,10 @@ from weakref import WeakValueDictionary
 
 from kproxy.credentials.credential import Content, Credential, place
 from kproxy.credentials.exec_plugin import ExecPlugin, PluginError
+from kproxy.credentials.expiry import schedule
 from kproxy.errors import ExecPluginError, spelt_out
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.kuberc import PluginPolicy
-from kproxy.tls.lifetime import schedule
 
 
 class PluginIssuer:

@@ -16,18 +16,19 @@ import structlog
 
 from kproxy.credentials.credential import (
     NO_RENEWAL,
-    ClientCertificate,
     Credential,
     CredentialSource,
     Renewal,
     bearer,
     place,
 )
+from kproxy.credentials.expiry import token_life
 from kproxy.errors import CredentialFileError, KubeconfigError
 from kproxy.http.forwarding import basic_authorization
 from kproxy.kube.kubeconfig import ResolvedContext, User
 from kproxy.tls.client import check_pair
-from kproxy.tls.lifetime import Life, certificate_life, earliest, token_life
+from kproxy.tls.lifetime import Life, certificate_life, earliest
+from kproxy.tls.pair import ClientCertificate
 
 LOOK_SECONDS = 1.0
 TOKEN_FILE_SECONDS = 50.0

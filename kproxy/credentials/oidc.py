@@ -22,13 +22,13 @@ from urllib.parse import quote_plus
 import structlog
 
 from kproxy.credentials.credential import Content, Credential, bearer, place
+from kproxy.credentials.expiry import jwt_claims, schedule, token_life
 from kproxy.credentials.oidc_store import StoreError, TokenStore
 from kproxy.errors import ConfigError, KubeconfigError, RefreshError
 from kproxy.http.forwarding import basic_authorization
 from kproxy.kube.kubeconfig import AuthProvider, Cluster, ResolvedContext
 from kproxy.system.threads import in_daemon_thread
 from kproxy.tls.client import client_context
-from kproxy.tls.lifetime import jwt_claims, schedule, token_life
 
 if TYPE_CHECKING:
     import aiohttp

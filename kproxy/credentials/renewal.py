@@ -16,9 +16,11 @@ from typing import Protocol
 
 import structlog
 
-from kproxy.credentials.credential import ClientCertificate, Content, Credential, Renewal
+from kproxy.credentials.credential import Content, Credential, Renewal
+from kproxy.credentials.expiry import schedule
 from kproxy.errors import CredentialError
-from kproxy.tls.lifetime import format_timestamp, schedule
+from kproxy.tls.lifetime import format_timestamp
+from kproxy.tls.pair import ClientCertificate
 
 # A broken plugin or issuer is asked at most once in this time.
 RETRY_SECONDS = 1.0

@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from kproxy.config.kinds import duration_seconds
 from kproxy.errors import KubeconfigError
+from kproxy.kube.duration import duration_seconds
 from kproxy.kube.kubeconfig import Cluster, ExecConfig, Overrides, User
 
 _EXEC_VERSIONS = ("client.authentication.k8s.io/v1", "client.authentication.k8s.io/v1beta1")

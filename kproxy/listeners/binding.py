@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from kproxy.config.listeners import ListenerConfig, exposure, is_loopback, joined
+from kproxy.config.listeners import ListenerConfig, exposure
 from kproxy.errors import ConfigError, KproxyError
+from kproxy.system.addresses import is_loopback, joined
 from kproxy.system.sockets import Keepalive
 
 BACKLOG = 1024

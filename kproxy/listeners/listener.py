@@ -12,12 +12,12 @@ from copy import copy
 from time import monotonic
 from typing import Literal
 
-from kproxy.config.listeners import is_loopback, joined
 from kproxy.errors import BadRequest
 from kproxy.gateway.client import Downstream, Turns
 from kproxy.http.heads import RequestHead
 from kproxy.listeners.binding import BACKLOG, SocketFile
 from kproxy.listeners.descriptors import Descriptors, Waiting
+from kproxy.system.addresses import is_loopback, joined
 from kproxy.telemetry.exchange import Exchange
 
 # A client must begin and end its handshake, as with a head; one that does not answer our goodbye is cut.

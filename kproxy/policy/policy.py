@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from functools import wraps
 from typing import NamedTuple, ParamSpec
 
-from kproxy.config.listeners import is_loopback
 from kproxy.errors import ConfigError, Denied, NavigationDenied
 from kproxy.kube.requestinfo import decoded_path
 from kproxy.policy.automaton import Steps
@@ -31,6 +30,7 @@ from kproxy.policy.paths import (
     readings,
 )
 from kproxy.policy.rules import MAX_STEPS, Rule, Rules, as_flag, compile_rules, exactly, quoted
+from kproxy.system.addresses import is_loopback
 
 _STREAMS = {"^/api/.*/pods/.*/exec": "exec", "^/api/.*/pods/.*/attach": "attach"}
 

@@ -72,7 +72,7 @@ def prepare(config: Config) -> Plan:
         # Imported here: most starts serve plain http.
         from kproxy.tls.certificates import certificate_problems
 
-        problems += certificate_problems(config.listener_configs())
+        problems += certificate_problems(filter(None, (each.tls_paths for each in config.listener_configs())))
     try:
         clusters = read_clusters(config)
     except ConfigError as error:

@@ -367,7 +367,9 @@ def open_listeners(
     for each in config.listener_configs():
         for bound in bind(each, is_exposed_allowed=config.unsafe_listen):
             owned.callback(bound.socket.close)
-            tls = certificates.open(each, bound.names) if certificates and bound.names else None
+            tls = None
+            if certificates is not None and bound.names and each.has_tls:
+                tls = certificates.open(each.tls_paths, bound.names)
             listener = Listener(
                 bound.socket, app.dispatch, metrics.note, file=bound.file, tls=tls, descriptors=descriptors
             )

@@ -12,13 +12,12 @@ from typing import Self
 
 import structlog
 
-from kproxy.config.listeners import ListenerConfig
 from kproxy.errors import ConfigError, KproxyError
 from kproxy.system.snapshot import Snapshot, take_snapshot
 from kproxy.system.threads import in_daemon_thread
 from kproxy.system.watcher import FileWatcher
 from kproxy.tls.lifetime import certificate_life, format_timestamp
-from kproxy.tls.pair import UnusablePairError, fingerprint_of, load_pair
+from kproxy.tls.pair import UnusablePairError, fingerprint_of, server_context
 from kproxy.tls.selfsigned import SelfSigned
 
 _DAY_SECONDS = 86_400.0
@@ -66,30 +65,22 @@ class ServerCertificate:
                 raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         certificate_pem, key_pem = contents
         try:
-            context = load_pair(certificate_pem, key_pem)
+            context = server_context(certificate_pem, key_pem)
         except UnusablePairError as error:
             names = " and ".join(dict.fromkeys(map(str, self.paths)))
-            raise ConfigError(f"cannot use {names}: {error}") from None
+            raise ConfigError(f"cannot use {names}: the {error.part} {error}") from None
         self.fingerprint = fingerprint_of(certificate_pem)
         self.expires_at = certificate_life(certificate_pem).expires_at
         return context
 
 
-def given_paths(listener: ListenerConfig) -> tuple[Path, Path] | None:
-    """The pair of files that a listener's settings name."""
-    if listener.tls_certificate is None:
-        return None
-    return Path(listener.tls_certificate), Path(listener.tls_key or listener.tls_certificate)
-
-
-def certificate_problems(listeners: Iterable[ListenerConfig]) -> Iterator[str]:
-    """What is wrong with the pairs that settings name; each is loaded, and let go again."""
-    for paths in dict.fromkeys(map(given_paths, listeners)):
-        if paths is not None:
-            try:
-                ServerCertificate(*paths)
-            except ConfigError as error:
-                yield f"tls_certificate: {error.message}"
+def certificate_problems(pairs: Iterable[tuple[Path, Path]]) -> Iterator[str]:
+    """What is wrong with these files of certificate and key; each pair is loaded once, and dropped."""
+    for paths in dict.fromkeys(pairs):
+        try:
+            ServerCertificate(*paths)
+        except ConfigError as error:
+            yield f"tls_certificate: {error.message}"
 
 
 class Certificates:
@@ -120,15 +111,12 @@ class Certificates:
         self._task: asyncio.Task[None] | None = None
         self._said: dict[str, str] = {}
 
-    def open(self, listener: ListenerConfig, names: Iterable[str]) -> ssl.SSLContext | None:
-        """What a listener shows that is known by `names`; None without TLS.
+    def open(self, paths: tuple[Path, Path] | None, names: Iterable[str]) -> ssl.SSLContext:
+        """What a listener shows that is known by `names`: these files, or else the self-signed certificate.
 
-        Raises ConfigError when its pair cannot be used, KproxyError when none can be made.
+        Raises ConfigError when the pair cannot be used, KproxyError when none can be made.
         """
-        paths = given_paths(listener)
         if paths is None:
-            if not listener.tls_self_signed:
-                return None
             self._names = (self._names or set()) | set(names)
             self._tell_of_new(is_new=self._self_signed.ensure(self._names))
             paths = self._self_signed.paths

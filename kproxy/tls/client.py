@@ -7,21 +7,15 @@ subjectAltName counts). Rules: client-go transport/transport.go, TLSConfigFor an
 
 from __future__ import annotations
 
-import os
 import re
 import ssl
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from kproxy.errors import KubeconfigError
-
-if TYPE_CHECKING:
-    from kproxy.credentials.credential import ClientCertificate
-    from kproxy.kube.kubeconfig import Cluster, User
+from kproxy.kube.kubeconfig import Cluster, User
+from kproxy.tls.pair import ClientCertificate, UnusablePairError, load_into
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
 
 
 def client_context(
@@ -106,64 +100,7 @@ def _fields(user: User | None) -> tuple[str, str]:
 
 
 def _identify(context: ssl.SSLContext, certificate: ClientCertificate, fields: tuple[str, str]) -> None:
-    """Present `certificate`; the ssl module takes certificate and key from files only."""
-    certificate_field, key_field = fields
-
-    def ask() -> NoReturn:
-        # Without this OpenSSL asks on the terminal.
-        raise KubeconfigError(
-            f"{key_field} is protected by a password; use an unencrypted key or an exec plugin"
-        )
-
-    if not _CERTIFICATE.search(certificate.certificate_pem):
-        raise KubeconfigError(f"{certificate_field}: failed to find a certificate in PEM form")
-    if not _PRIVATE_KEY.search(certificate.key_pem):
-        raise KubeconfigError(f"{key_field}: failed to find a private key in PEM form")
     try:
-        with (
-            memory_file(certificate.certificate_pem) as certificate_path,
-            memory_file(certificate.key_pem) as key_path,
-        ):
-            context.load_cert_chain(certificate_path, key_path, password=ask)
-    except ssl.SSLError as error:
-        if error.reason in ("KEY_VALUES_MISMATCH", "KEY_TYPE_MISMATCH"):
-            problem = f"{key_field}: the private key does not match the certificate"
-        else:
-            problem = f"{certificate_field}, or its key, cannot be parsed ({error.reason or error.strerror})"
-        raise KubeconfigError(problem) from None
-
-
-@contextmanager
-def memory_file(content: bytes) -> Iterator[str]:
-    """A path at which OpenSSL can read `content`; no other user can, and afterwards it is gone."""
-    descriptor = _anonymous_file(content)
-    if descriptor is not None:
-        try:
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
-        return
-    # Imported here: needed only without memfd or /proc, as on macOS. The directory is 0700, the file 0600.
-    import tempfile
-
-    with tempfile.TemporaryDirectory(prefix="kproxy-") as directory:
-        path = os.path.join(directory, "pem")
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-        yield path
-
-
-def _anonymous_file(content: bytes) -> int | None:
-    """A file descriptor of memory that has a path in /proc, where the system has both."""
-    if not hasattr(os, "memfd_create"):
-        return None
-    try:
-        descriptor = os.memfd_create("kproxy", os.MFD_CLOEXEC)
-    except OSError:
-        return None
-    with open(descriptor, "wb", closefd=False) as file:
-        file.write(content)
-    if os.path.exists(f"/proc/self/fd/{descriptor}"):
-        return descriptor
-    os.close(descriptor)
-    return None
+        load_into(context, certificate.certificate_pem, certificate.key_pem)
+    except UnusablePairError as error:
+        raise KubeconfigError(f"{fields[error.part == 'key']} {error}") from None

@@ -1,14 +1,11 @@
-"""When credentials end, and when to renew them. Pure."""
+"""From when and until when certificates and tokens hold. Pure."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import datetime
-import json
-import math
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 _RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt](\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)", re.ASCII)
@@ -23,28 +20,6 @@ class Life:
 
     issued_at: float | None = None
     expires_at: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Schedule:
-    """What to do when with a credential: renew it from `refresh_at`, don't send it from `unusable_at`."""
-
-    refresh_at: float
-    unusable_at: float
-
-
-def schedule(now: float, expires_at: float | None) -> Schedule:
-    """The schedule of a credential that came at `now`.
-
-    The renewal starts within the last tenth of its life, at least 10 s and at most 5 min before the
-    end, but never in the first half. It is not sent in the last twentieth (5 s at most): the API
-    server's clock and the way there count too.
-    """
-    if expires_at is None:
-        return Schedule(refresh_at=float("inf"), unusable_at=float("inf"))
-    life = max(expires_at - now, 0.0)
-    window = min(max(0.1 * life, 10.0), 300.0, 0.5 * life)
-    return Schedule(refresh_at=expires_at - window, unusable_at=expires_at - min(0.05 * life, 5.0))
 
 
 def parse_timestamp(text: str) -> float:
@@ -65,26 +40,6 @@ def format_timestamp(at: float | None) -> str | None:
         return datetime.datetime.fromtimestamp(at, datetime.UTC).isoformat(timespec="seconds")
     except (OverflowError, OSError, ValueError):  # beyond the year 9999
         return "never"
-
-
-def jwt_claims(token: str) -> Mapping[str, object] | None:
-    """The claims of a JWT, unverified (RFC 7519, 7.2); None if `token` is none."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
-    try:
-        # The standard decoder skips bytes outside the alphabet unless told otherwise.
-        payload = base64.b64decode(parts[1] + "=" * (-len(parts[1]) % 4), altchars=b"-_", validate=True)
-        claims = json.loads(payload)
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    return claims if isinstance(claims, dict) else None
-
-
-def token_life(token: str) -> Life:
-    """`iat` and `exp` if the token is a JWT that has them."""
-    claims = jwt_claims(token) or {}
-    return Life(issued_at=_number(claims.get("iat")), expires_at=_number(claims.get("exp")))
 
 
 def certificate_life(pem: bytes) -> Life:
@@ -115,16 +70,6 @@ def earliest(*lives: Life) -> Life:
     """The life of a credential made of parts: it ends with the first of them."""
     ending = [life for life in lives if life.expires_at is not None]
     return min(ending, key=lambda life: life.expires_at or 0.0, default=Life())
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        # Python reads NaN and Infinity in JSON, too.
-        return float(value) if math.isfinite(value) else None
-    except OverflowError:
-        return None
 
 
 def _element(data: bytes, at: int) -> tuple[bytes, int, int]:

@@ -18,7 +18,7 @@ from pathlib import Path
 from kproxy.errors import KproxyError
 from kproxy.system.privatefile import make_folder, write_private
 from kproxy.tls.lifetime import certificate_life
-from kproxy.tls.pair import UnusablePairError, der_of, load_pair
+from kproxy.tls.pair import UnusablePairError, der_of, server_context
 
 NAMES = ("localhost", "*.localhost", "127.0.0.1", "::1")
 """What every certificate is for, besides the addresses that are listened on."""
@@ -87,7 +87,7 @@ class SelfSigned:
         try:
             found = os.stat(key_path)
             pems = certificate_path.read_bytes(), key_path.read_bytes()
-            load_pair(*pems)
+            server_context(*pems)
         except (FileNotFoundError, UnusablePairError):
             return False
         is_private = found.st_uid == os.geteuid() and not found.st_mode & 0o077

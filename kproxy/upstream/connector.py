@@ -7,12 +7,12 @@ import ssl
 
 import structlog
 
-from kproxy.credentials import ClientCertificate
 from kproxy.errors import KproxyError, KubeconfigError, UpstreamTLSError, UpstreamUnreachable
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.kube.resolve import ServerAddress
 from kproxy.telemetry.metrics import Tally
 from kproxy.tls.client import client_context
+from kproxy.tls.pair import ClientCertificate
 from kproxy.upstream.carrier import Carrier
 from kproxy.upstream.dial import Dialer
 from kproxy.upstream.health import Health

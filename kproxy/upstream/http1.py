@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.http.framing import Body, ChunkedBody, CloseBody, body_of, chunk, last_chunk, without
@@ -14,16 +14,22 @@ from kproxy.system.sockets import PROBING_SECONDS, probe
 from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
 from kproxy.upstream.health import PATIENCE_SECONDS
 
-if TYPE_CHECKING:
-    from kproxy.upstream.pool import Pool
-
-
 # Every connection reads into this one and copies what came: a read of its own size would have the C library
 # map and unmap 256 KiB of memory for each answer. Nothing is kept in it between two callbacks.
 _BUFFER = memoryview(bytearray(256 * 1024))
 # What of an answer in tiny chunks may wait for its turn; then reading stops. Not at once: a server that
 # closes behind its answer would cut it, since uvloop's TLS gives up what is unread then.
 _MAX_REST_BYTES = 1024 * 1024
+
+
+class Owner(Protocol):
+    """Keeps connections of HTTP/1.1."""
+
+    def put(self, connection: UpstreamConnection) -> None:
+        """Take back a connection whose answer is complete."""
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """It is closed, or its transport was handed over."""
 
 
 class UpstreamConnection(asyncio.BufferedProtocol):
@@ -42,7 +48,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "_is_lost",
         "_is_read_paused",
         "_lost_by",
-        "_pool",
+        "_owner",
         "_receiver",
         "_rest",
         "_stop_probing",
@@ -57,8 +63,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         "wants_payload",
     )
 
-    def __init__(self, pool: Pool, explain: Callable[[Exception], KproxyError], opened_with: object) -> None:
-        self._pool = pool
+    def __init__(
+        self, owner: Owner, explain: Callable[[Exception], KproxyError], opened_with: object
+    ) -> None:
+        self._owner = owner
         self._explain = explain
         self._receiver: Receiver | None = None
         self._body: Body | None = None
@@ -141,7 +149,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._is_read_paused:
             # For a client that has yet to read the end of its answer; the next one's must come in.
             self.resume_reading()
-        self._pool.put(self)
+        self._owner.put(self)
 
     def abort(self) -> None:
         self._receiver = None
@@ -159,7 +167,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._end_probe()
         transport, self.transport = self.transport, None
         self._receiver = None
-        self._pool.forget(self)
+        self._owner.forget(self)
         assert transport is not None
         return transport
 
@@ -329,7 +337,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport = None
-        self._pool.forget(self)
+        self._owner.forget(self)
         self.keep_alive = False
         self._is_lost = True
         self._lost_by = exc

@@ -25,11 +25,11 @@ import pytest
 
 from kproxy.cli import arguments
 from kproxy.config import sources as settings
-from kproxy.credentials import ClientCertificate
 from kproxy.errors import ConfigError
 from kproxy.kube.kubeconfig import ResolvedContext, User, load, locate
 from kproxy.kube.resolve import resolve, server_address
 from kproxy.tls.client import client_context
+from kproxy.tls.pair import ClientCertificate
 from tests.support.kubeconfig_fixtures import Fixtures, token
 from tests.support.pod import in_pod
 from tests.support.program import Process
@@ -178,7 +178,7 @@ WORDS = {
     "lookup api.test": "name api.test not found",
     "net/http: invalid header": "no valid header",
     " in scheme": "; expected kind ExecCredential",
-    "tls: failed to find any PEM data in certificate input": "client certificate: failed to find",
+    "tls: failed to find any PEM data in certificate input": "client certificate holds no certificate",
 }
 
 # Not judged here, with the reason that pytest shows; a prefix ends in "-".

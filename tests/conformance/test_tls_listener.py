@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 import structlog
 
-from kproxy.config.listeners import ListenerConfig
 from kproxy.tls.certificates import Certificates
 from kproxy.tls.selfsigned import LIFE_SECONDS, SelfSigned
 from tests.support.answers import Step, big, big_sha256, chunk, head, never_answer, script, tunnel
@@ -337,7 +336,7 @@ async def test_half_a_pair_is_not_taken(program: Program, pair: Pair) -> None:
     await program.output("certificate.reloaded")
     assert await shown_by(program, pair.ca) == pair.der
     assert program.log_events("certificate.reload_failed") == [failed]
-    assert "the key is not that of the certificate" in failed["error"]
+    assert "the key is not the key of the certificate" in failed["error"]
     assert failed["level"] == "error"
 
 
@@ -384,7 +383,7 @@ async def test_no_reload_leaves_it_alone(config: Path, pair: Pair) -> None:
     ("spoil", "said"),
     [
         (lambda pair: pair.key.unlink(), "No such file"),
-        (lambda pair: pair.key.write_bytes(pair.ca.key_pem), "the key is not that of the certificate"),
+        (lambda pair: pair.key.write_bytes(pair.ca.key_pem), "the key is not the key of the certificate"),
         (lambda pair: pair.certificate.write_text("rubbish"), "no certificate in PEM form"),
     ],
     ids=["missing", "mismatch", "rubbish"],
@@ -516,7 +515,7 @@ async def test_it_is_renewed_while_it_serves(tmp_path: Path, events: list[dict[s
     now = [1_800_000_000.0]
     own = SelfSigned(tmp_path / "kproxy" / "tls", now=lambda: now[0])
     certificates = Certificates(own, check_seconds=0.02, period_seconds=60, now=lambda: now[0])
-    context = certificates.open(ListenerConfig(tls_self_signed=True), ["127.0.0.1"])
+    context = certificates.open(None, ["127.0.0.1"])
     assert context is not None
     before = own.paths[0].read_bytes()
     async with certificates:
@@ -534,7 +533,7 @@ async def test_a_renewal_that_fails_is_told_once(tmp_path: Path, events: list[di
     folder = tmp_path / "kproxy" / "tls"
     own = SelfSigned(folder, now=lambda: now[0])
     certificates = Certificates(own, check_seconds=0.02, period_seconds=60, now=lambda: now[0])
-    assert certificates.open(ListenerConfig(tls_self_signed=True), ["127.0.0.1"]) is not None
+    assert certificates.open(None, ["127.0.0.1"]) is not None
     folder.rename(tmp_path / "moved")
     folder.write_text("in the way")
     async with certificates:

@@ -7,16 +7,8 @@ import datetime
 import pytest
 
 from kproxy.credentials import Credential
-from kproxy.tls.lifetime import (
-    Life,
-    certificate_life,
-    earliest,
-    format_timestamp,
-    jwt_claims,
-    parse_timestamp,
-    schedule,
-    token_life,
-)
+from kproxy.credentials.expiry import jwt_claims, schedule, token_life
+from kproxy.tls.lifetime import Life, certificate_life, earliest, format_timestamp, parse_timestamp
 from tests.support.oidc_issuer import jwt
 from tests.support.pki import CA
 

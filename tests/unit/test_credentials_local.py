@@ -12,10 +12,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from structlog.testing import capture_logs
 
-from kproxy.credentials import ClientCertificate, Credential, CredentialSource, Renewal, open_source
+from kproxy.credentials import Credential, CredentialSource, Renewal, open_source
 from kproxy.credentials.local import CombinedSource, StaticSource
 from kproxy.errors import CredentialFileError, KubeconfigError
 from kproxy.kube.kubeconfig import AuthProvider, Cluster, ExecConfig, ResolvedContext, User
+from kproxy.tls.pair import ClientCertificate
 from tests.support.clock import Clock
 from tests.support.oidc_issuer import jwt
 from tests.support.pki import CA
@@ -414,7 +415,7 @@ def test_a_half_renewed_pair_is_not_used(
             clock.pass_seconds(1)
             assert source.current() is first
     assert [entry["event"] for entry in logs] == ["credential.reload_failed"]
-    assert "does not match" in logs[0]["error"]
+    assert "is not the key of" in logs[0]["error"]
     assert str(pair_paths[1]) in logs[0]["error"]
     replaced(pair_paths[1], other[1])
     clock.pass_seconds(1)
@@ -435,7 +436,7 @@ def encrypted(key_pem: bytes) -> bytes:
     [
         (b"junk", PAIR[1], "certificate in PEM"),
         (PAIR[0], b"junk", "private key in PEM"),
-        (PAIR[0], CA().issue("bob")[1], "does not match"),
+        (PAIR[0], CA().issue("bob")[1], "is not the key of"),
         (PAIR[0], encrypted(PAIR[1]), "protected by a password"),
         (PAIR[0], None, "No such file"),
         (None, PAIR[1], "No such file"),

@@ -8,10 +8,11 @@ from collections.abc import AsyncIterator, Collection
 import pytest
 from structlog.testing import capture_logs
 
-from kproxy.credentials import ClientCertificate, Credential, renewal
+from kproxy.credentials import Credential, renewal
 from kproxy.credentials.credential import NO_RENEWAL, Content
 from kproxy.credentials.renewal import RenewingSource
 from kproxy.errors import CredentialError, ExecPluginError
+from kproxy.tls.pair import ClientCertificate
 from tests.support.clock import Clock
 
 

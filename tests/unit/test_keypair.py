@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kproxy.tls.pair import UnusablePairError, load_pair
+from kproxy.tls.pair import UnusablePairError, server_context
 from tests.support.pki import CA
 
 ROOT = CA("root")
@@ -37,7 +37,7 @@ LOCKED_KEY = serialization.load_pem_private_key(KEY, None).private_bytes(
 )
 def test_whole_pairs_are_taken(certificate: bytes, key: bytes) -> None:
     """TLS 1.2 and later."""
-    assert load_pair(certificate, key).minimum_version == ssl.TLSVersion.TLSv1_2
+    assert server_context(certificate, key).minimum_version == ssl.TLSVersion.TLSv1_2
 
 
 @pytest.mark.parametrize(
@@ -47,18 +47,18 @@ def test_whole_pairs_are_taken(certificate: bytes, key: bytes) -> None:
         (LEAF, b"", "no private key"),
         (KEY, KEY, "no certificate"),
         (LEAF, LEAF, "no private key"),
-        (LEAF, OTHER_KEY, "the key is not that of the certificate"),
+        (LEAF, OTHER_KEY, "is not the key of the certificate"),
         (LEAF, LOCKED_KEY, "password"),
-        (LEAF[:200], KEY, "no certificate"),
-        (CHAIN[:-100], KEY, "certificate file is not complete"),
-        (LEAF, KEY[:-10], "key file is not complete"),
+        (LEAF[:200], KEY, "is not complete"),
+        (CHAIN[:-100], KEY, "is not complete"),
+        (LEAF, KEY[:-10], "is not complete"),
         (LEAF.replace(b"MII", b"!!!"), KEY, "cannot be parsed"),
     ],
 )
 def test_what_is_wrong_is_told(certificate: bytes, key: bytes, said: str) -> None:
     """Which of the two, and why; OpenSSL never asks for a password on the terminal."""
     with pytest.raises(UnusablePairError, match=said):
-        load_pair(certificate, key)
+        server_context(certificate, key)
 
 
 @given(at=st.integers(0, len(CHAIN) - 2))
@@ -68,11 +68,11 @@ def test_no_part_of_a_chain_is_taken(at: int) -> None:
     if part.rstrip() == LEAF.rstrip():
         return
     with pytest.raises(UnusablePairError):
-        load_pair(part, KEY)
+        server_context(part, KEY)
 
 
 @given(at=st.integers(0, len(KEY) - 2))
 def test_no_part_of_a_key_is_taken(at: int) -> None:
     """The same of the other file."""
     with pytest.raises(UnusablePairError):
-        load_pair(CHAIN, KEY[:at])
+        server_context(CHAIN, KEY[:at])

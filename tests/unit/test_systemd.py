@@ -14,8 +14,9 @@ import pytest
 
 from kproxy.config.listeners import ListenerConfig
 from kproxy.errors import ConfigError
+from kproxy.listeners.passed import listeners_of
 from kproxy.system.supervisor import Serving
-from kproxy.system.systemd import Notifier, listeners_of, take_notifier, take_passed_sockets
+from kproxy.system.systemd import Notifier, take_notifier, take_passed_sockets
 from kproxy.telemetry.log import configure
 
 WHAT = Serving(

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives import serialization
 
-from kproxy.credentials import ClientCertificate
 from kproxy.errors import KubeconfigError
 from kproxy.kube.kubeconfig import Cluster, User
 from kproxy.tls import client as tls
+from kproxy.tls.pair import ClientCertificate, memory_file
 from tests.support import secrets
 from tests.support.kubeconfig_fixtures import lax_authority, self_signed
 from tests.support.pki import CA, load_cert_chain
@@ -86,7 +86,7 @@ def test_system_authorities_without_a_named_one(ca: CA, tmp_path: Path) -> None:
         "print([dict(sum(c['subject'], ()))['commonName'] for c in"
         f" client_context(Cluster(name='c', server='{SERVER}'), None).get_ca_certs()])"
     )
-    root = str(Path(tls.__file__).parents[1])
+    root = str(Path(tls.__file__).parents[2])
     env = {"PYTHONPATH": root, "SSL_CERT_FILE": str(tmp_path / "roots"), "SSL_CERT_DIR": str(tmp_path)}
     run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     assert run.stdout.strip() == f"['{ca.cn}']"
@@ -227,12 +227,12 @@ def encrypted(key_pem: bytes) -> bytes:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ("no certificate", r"client-certificate /c.pem: failed to find a certificate"),
-        ("no key", r"client-key-data: failed to find a private key"),
-        ("other key", r"client-key-data: the private key does not match"),
+        ("no certificate", r"client-certificate /c.pem holds no certificate"),
+        ("no key", r"client-key-data holds no private key"),
+        ("other key", r"client-key-data is not the key of the certificate"),
         ("encrypted key", r"client-key-data is protected by a password"),
-        ("broken certificate", r"client-certificate /c.pem, or its key, cannot be parsed"),
-        ("broken key", r"client-certificate /c.pem, or its key, cannot be parsed"),
+        ("broken certificate", r"client-certificate /c.pem or its key cannot be parsed"),
+        ("broken key", r"client-certificate /c.pem or its key cannot be parsed"),
     ],
 )
 def test_unusable_certificates_are_errors(ca: CA, change: str, words: str) -> None:
@@ -255,9 +255,9 @@ def test_unusable_certificates_are_errors(ca: CA, change: str, words: str) -> No
 def test_plugin_certificate_is_named_so(ca: CA) -> None:
     """A bad certificate of a user without certificate fields comes from the exec plugin, and is named so."""
     junk = ClientCertificate(certificate_pem=b"junk", key_pem=b"junk")
-    with pytest.raises(KubeconfigError, match='user "u": certificate of the exec plugin: failed'):
+    with pytest.raises(KubeconfigError, match='user "u": certificate of the exec plugin holds no'):
         tls.client_context(trusting(ca.pem), junk, User(name="u"))
-    with pytest.raises(KubeconfigError, match=r"^client certificate: failed"):
+    with pytest.raises(KubeconfigError, match=r"^client certificate holds no"):
         tls.client_context(trusting(ca.pem), junk)
 
 
@@ -290,7 +290,7 @@ def test_without_memory_files_the_key_is_private_and_removed(
     """Elsewhere the key is for a moment in a 0600 file of a 0700 directory, and gone even after an error."""
     monkeypatch.delattr(os, "memfd_create", raising=False)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    with tls.memory_file(b"key") as path:
+    with memory_file(b"key") as path:
         assert Path(path).read_bytes() == b"key"
         assert Path(path).stat().st_mode & 0o777 == 0o600
         assert Path(path).parent.stat().st_mode & 0o777 == 0o700
@@ -307,7 +307,7 @@ def test_without_memory_files_the_key_is_private_and_removed(
 def test_import_is_light() -> None:
     """Neither the kubeconfig modules nor tls import what start-up has no time for."""
     script = "import kproxy.kube.resolve, kproxy.tls.client, sys; print(*sys.modules)"
-    env = {"PYTHONPATH": str(Path(tls.__file__).parents[1])}
+    env = {"PYTHONPATH": str(Path(tls.__file__).parents[2])}
     run = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, check=True)
     heavy = {"cryptography", "aiohttp", "asyncio", "tempfile", "importlib.metadata"}
     assert heavy & set(run.stdout.split()) == set()

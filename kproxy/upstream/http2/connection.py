@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, cast
+from typing import Protocol, cast
 
 from kproxy.errors import KproxyError, UpstreamProtocolError, UpstreamUnreachable
 from kproxy.http.heads import MalformedHeadError, ResponseHead
@@ -55,9 +55,6 @@ from kproxy.upstream.http2.pulse import Pulse
 from kproxy.upstream.http2.stream import Http2Stream
 from kproxy.upstream.vigil import now
 
-if TYPE_CHECKING:
-    from kproxy.upstream.pool import Pool
-
 MAX_STREAMS = 100
 """How many requests share a connection until the API server says how many it takes; Go assumes it, too."""
 _LAST_STREAM_ID = 1 << 30
@@ -92,18 +89,31 @@ _BUFFER = memoryview(bytearray(256 * 1024))
 _PIECE_BYTES = 128 * 1024
 
 
+class Owner(Protocol):
+    """Keeps connections of HTTP/2."""
+
+    max_streams: int
+    """How many requests the API server took at once on its last connection."""
+
+    def forget(self, connection: Http2Connection) -> None:
+        """It is closed."""
+
+    def require_http1(self) -> None:
+        """The API server asks for HTTP/1.1 (RFC 9113, 7)."""
+
+
 class Http2Connection(asyncio.BufferedProtocol):
     """States: open; ending (no new streams, closed behind the last one); closed (no transport)."""
 
     def __init__(
         self,
-        pool: Pool,
+        owner: Owner,
         explain: Callable[[Exception], KproxyError],
         opened_with: object,
         loop: asyncio.AbstractEventLoop,
         health: Health,
     ) -> None:
-        self._pool = pool
+        self._owner = owner
         self._explain = explain
         self.opened_with = opened_with
         """The TLS context it was dialled with, by identity: no new stream outlives that."""
@@ -114,7 +124,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         self._pledged = 0
         """Streams that were handed out, sent or not."""
         self._next_id = 1
-        self._max_streams = pool.max_streams
+        self._max_streams = owner.max_streams
         self._is_ending = False
         self._is_lost = False
         """Nobody waits any more for what it may still say."""
@@ -526,7 +536,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         code = read_number(payload)
         is_unprocessed = code in _REFUSALS and not stream.has_begun
         if is_unprocessed and code == ErrorCode.HTTP_1_1_REQUIRED:
-            self._pool.require_http1()
+            self._owner.require_http1()
         self.drop(stream)
         # The API server has looked at it: this is no connection that ended while it was idle.
         stream.is_reused = False
@@ -555,7 +565,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def _take_setting(self, key: int, value: int) -> None:
         if key == Setting.MAX_CONCURRENT_STREAMS:
             # One that takes none refuses our one, and somebody is told; otherwise we would dial for ever.
-            self._max_streams = self._pool.max_streams = max(1, value)
+            self._max_streams = self._owner.max_streams = max(1, value)
         elif key == Setting.INITIAL_WINDOW_SIZE:
             if value > MAX_WINDOW_BYTES:
                 raise ConnectionFault(ErrorCode.FLOW_CONTROL_ERROR, "a window is too large")
@@ -600,7 +610,7 @@ class Http2Connection(asyncio.BufferedProtocol):
         last_id = read_number(payload) & 0x7FFFFFFF
         code = read_number(payload[4:])
         if code == ErrorCode.HTTP_1_1_REQUIRED:
-            self._pool.require_http1()
+            self._owner.require_http1()
         self._is_ending = True
         for stream in [each for each in self._streams.values() if each.id > last_id]:
             self.drop(stream)
@@ -678,7 +688,7 @@ class Http2Connection(asyncio.BufferedProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._pulse.stop()
-        self._pool.forget(self)
+        self._owner.forget(self)
         if self._is_behind:
             self._end = (exc,)
         else:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from kproxy.errors import KproxyError, UpstreamUnreachable
 from kproxy.http.framing import Body, LengthBody, body_of
-from kproxy.http.heads import Field, MalformedHeadError
+from kproxy.http.heads import Field, MalformedHeadError, ResponseHead
 from kproxy.http.http2.frames import (
     DATA,
     END_STREAM,
@@ -18,14 +18,36 @@ from kproxy.http.http2.frames import (
     window_update,
 )
 from kproxy.http.http2.heads import head_of, trailers_of, without_body
-from kproxy.http.http2.hpack import encode_fields, encode_request
+from kproxy.http.http2.hpack import Pair, encode_fields, encode_request
 from kproxy.upstream.carrier import MAX_INTERIMS, Outgoing, Receiver
-
-if TYPE_CHECKING:
-    from kproxy.upstream.http2.connection import Http2Connection
 
 MAX_UNSENT_BYTES = 128 * 1024
 """Of an upload that its window or the network holds up; above that the client is not read."""
+
+
+class Owner(Protocol):
+    """The connection of streams, as they see it."""
+
+    send_window_bytes: int
+    is_write_paused: bool
+    patience: int
+    """How many frames may still come that bring no request forward."""
+
+    def begin(self, stream: Http2Stream, block: bytes, *, ends: bool) -> None:
+        """Give the stream its number and window, and send its head."""
+
+    def write_block(self, stream_id: int, block: bytes, *, ends: bool) -> None: ...
+
+    def write(self, data: bytes) -> None: ...
+
+    def drop(self, stream: Http2Stream, code: ErrorCode | None = None) -> None:
+        """The stream is over; with a `code` it is cut."""
+
+    def decode(self, block: bytes) -> list[Pair]: ...
+
+    def known_head(self, block: bytes) -> ResponseHead | None: ...
+
+    def remember_head(self, block: bytes, head: ResponseHead) -> None: ...
 
 
 class Http2Stream:
@@ -51,7 +73,7 @@ class Http2Stream:
         "wants_payload",
     )
 
-    def __init__(self, connection: Http2Connection, *, is_reused: bool) -> None:
+    def __init__(self, connection: Owner, *, is_reused: bool) -> None:
         self._connection = connection
         self.is_reused = is_reused
         self.wants_payload = False
