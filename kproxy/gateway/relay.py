@@ -26,10 +26,12 @@ from kproxy.errors import (
 )
 from kproxy.gateway.answer import Answer
 from kproxy.gateway.client import Downstream
+from kproxy.gateway.origin import Route
 from kproxy.gateway.tunnel import Tunnel
 from kproxy.http.forwarding import (
     has_own_authorization,
     interim_block,
+    map_target,
     may_ask_for_gzip,
     moved,
     request_block,
@@ -80,22 +82,24 @@ class Relay:
         self.ended = asyncio.Event()
         """Set at the end of each request while draining."""
 
-    def begin(
-        self,
-        downstream: Downstream,
-        upstream: Upstream,
-        target: str,
-        prefix: bytes = b"",
-    ) -> None:
+    def begin(self, call: Downstream, route: Route) -> None:
+        """Relay the request at hand to the route's target, at the upstream of its seat, which is open."""
+        assert route.seat is not None
+        upstream = route.seat.upstream
+        assert upstream is not None
+        target = map_target(route.target, upstream.base_path) if upstream.base_path else route.target
+        self.relay(call, upstream, target, route.mount)
+
+    def relay(self, call: Downstream, upstream: Upstream, target: str, mount: bytes = b"") -> None:
         """Relay the request at hand to `target` of `upstream`.
 
-        `prefix` is what was taken off the target: redirects of the API server lead below it.
+        `mount` is what was taken off the target: redirects of the API server lead below it.
         """
         if self.is_draining:
-            downstream.refuse(Draining("kproxy is shutting down"), (("Retry-After", "1"),))
+            call.refuse(Draining("kproxy is shutting down"), (("Retry-After", "1"),))
             return
-        request = RelayedRequest(self, downstream, upstream, target, prefix)
-        downstream.hand_to(request)
+        request = RelayedRequest(self, call, upstream, target, mount)
+        call.hand_to(request)
         self.running.add(request)
         upstream.enter(request)
         request.start()

@@ -15,7 +15,7 @@ import structlog
 from kproxy.config.schema import Config
 from kproxy.config.sources import Settings
 from kproxy.errors import ConfigError
-from kproxy.gateway.router import App
+from kproxy.gateway.router import Router
 from kproxy.kube.kubeconfig import ResolvedContext
 from kproxy.server.changes import Change, differences, read_change
 from kproxy.server.preparation import Clusters, ClustersError, Plan, authority_paths, questions, read_clusters
@@ -36,7 +36,7 @@ OpenUpstream = Callable[[ResolvedContext], Upstream]
 class Governed:
     """What of a running kproxy takes up changes. Each does so at once and between two requests."""
 
-    app: App
+    router: Router
     upstreams: Upstreams
     output: Output
     opener: Callable[[Config, Clusters], OpenUpstream]
@@ -200,7 +200,7 @@ class Reloading:
         self._policy = change.policy
         self._settings = change.settings
         if change.touches("filters"):
-            self._governed.app.apply(change.policy)
+            self._governed.router.apply(change.policy)
         if change.touches("log"):
             adjust(self._governed.output, change.config.log_format, change.config.verbosity)
         is_mended = self._is_mended("config.reload_failed")

@@ -27,7 +27,7 @@ from kproxy.config.sources import Settings
 from kproxy.credentials import open_source
 from kproxy.errors import ConfigError, KubeconfigError
 from kproxy.gateway.relay import Relay
-from kproxy.gateway.router import App, Prefixes
+from kproxy.gateway.router import Prefixes, Router
 from kproxy.kube.clientconfig import path_of
 from kproxy.kube.contexts import Contexts, Served
 from kproxy.kube.kubeconfig import ResolvedContext
@@ -54,9 +54,11 @@ from kproxy.upstream.health import health_of, is_http2_disabled
 from kproxy.upstream.proxies import proxy_for
 from kproxy.upstream.table import Upstreams
 from kproxy.upstream.upstream import Upstream
+from kproxy.web.links import Links
 from kproxy.web.overview import Overview
 from kproxy.web.probes import Endpoints
 from kproxy.web.readiness import Readiness
+from kproxy.web.www import Www
 
 if TYPE_CHECKING:
     from kproxy.tls.certificates import Certificates
@@ -157,14 +159,14 @@ async def _serve(
             config, metrics, upstreams, relay, loop, lambda: listeners, lambda: access_log.dropped, name
         )
         owned.push_async_callback(endpoints.close)
-        app = open_app(config, plan.policy, upstreams, relay, endpoints, loop)
+        router = open_router(config, plan.policy, upstreams, relay, endpoints, loop)
         owned.callback(access_log.close)
         certificates = open_certificates(config)
-        listeners += open_listeners(config, certificates, app, metrics, descriptors, owned)
+        listeners += open_listeners(config, certificates, router, metrics, descriptors, owned)
         if certificates is not None:
             await owned.enter_async_context(certificates)
         governed = Governed(
-            app=app, upstreams=upstreams, output=output, opener=opener, counts=metrics.reloads
+            router=router, upstreams=upstreams, output=output, opener=opener, counts=metrics.reloads
         )
         reloading = Reloading(config, plan, settings, governed, loop, stopping.ask, supervisor)
         if config.reload:
@@ -322,24 +324,26 @@ def open_endpoints(
     )
 
 
-def open_app(
+def open_router(
     config: Config,
     policy: Policy,
     upstreams: Upstreams,
     relay: Relay,
     endpoints: Endpoints,
     loop: asyncio.AbstractEventLoop,
-) -> App:
-    """What answers requests, as the settings have it."""
-    return App(
+) -> Router:
+    """What finds out who answers a request, as the settings have it."""
+    www = None
+    if config.www:
+        www = Www(config.www, config.www_prefix, follow_symlinks=config.www_follow_symlinks, loop=loop)
+    return Router(
         policy=policy,
         prefixes=Prefixes(api=config.api_prefix, www=config.www_prefix if config.www else None),
-        relay=relay,
         upstreams=upstreams,
-        endpoints=endpoints,
-        static_root=config.www,
-        follows_symlinks=config.www_follow_symlinks,
-        loop=loop,
+        api=relay,
+        own=endpoints,
+        www=www,
+        links=Links(),
     )
 
 
@@ -357,7 +361,7 @@ def open_certificates(config: Config) -> Certificates | None:
 def open_listeners(
     config: Config,
     certificates: Certificates | None,
-    app: App,
+    router: Router,
     metrics: Metrics,
     descriptors: Descriptors,
     owned: contextlib.AsyncExitStack,
@@ -371,7 +375,7 @@ def open_listeners(
             if certificates is not None and bound.names and each.has_tls:
                 tls = certificates.open(each.tls_paths, bound.names)
             listener = Listener(
-                bound.socket, app.dispatch, metrics.note, file=bound.file, tls=tls, descriptors=descriptors
+                bound.socket, router.dispatch, metrics.note, file=bound.file, tls=tls, descriptors=descriptors
             )
             owned.callback(listener.stop_accepting)
             opened.append(listener)

@@ -17,13 +17,12 @@ import structlog
 
 from kproxy.errors import BadRequest, KproxyError, NotServed, spelt_out
 from kproxy.gateway.client import Downstream, Waiting
-from kproxy.http.heads import RequestHead
+from kproxy.gateway.origin import Route
+from kproxy.gateway.router import PREFIX
 from kproxy.telemetry.log import hide_secrets
 from kproxy.upstream.table import Upstreams
 from kproxy.web.overview import Overview
 from kproxy.web.readiness import Readiness
-
-PREFIX = "/-/"
 
 PROBES: Mapping[str, str] = {
     "healthz": "200 while kproxy runs, also while it shuts down.",
@@ -79,8 +78,9 @@ class Endpoints:
         self._running: set[asyncio.Task[None]] = set()
         self.is_draining = False
 
-    def answer(self, downstream: Downstream, head: RequestHead, only: str | None) -> None:
-        """Answer a request whose path begins with PREFIX; `only` is the context to tell of, None all."""
+    def begin(self, downstream: Downstream, route: Route) -> None:
+        """Answer a request whose path begins with PREFIX."""
+        head, only = downstream.head, route.only
         path, _, query = head.target.partition("?")
         name = path.removeprefix(PREFIX)
         is_admin = self._answers_admin(downstream)

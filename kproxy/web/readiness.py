@@ -159,7 +159,7 @@ class _Probe:
         base_path = self._upstream.base_path
         target = map_target(head.target, base_path) if base_path else head.target
         try:
-            self._relay.begin(downstream, self._upstream, target)
+            self._relay.relay(downstream, self._upstream, target)
         except KproxyError as error:
             downstream.refuse(error)
         else:

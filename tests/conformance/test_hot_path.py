@@ -24,7 +24,7 @@ from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
 from kproxy.listeners.listener import Listener
 from kproxy.policy.policy import Policy
-from kproxy.server.server import open_app, open_endpoints, open_upstream
+from kproxy.server.server import open_endpoints, open_router, open_upstream
 from kproxy.telemetry.accessline import AccessLog
 from kproxy.telemetry.log import configure
 from kproxy.telemetry.metrics import Metrics
@@ -131,7 +131,7 @@ async def test_a_relayed_request_costs_few_calls(
             access_log = AccessLog(configure("json", 0, log), loop)
             metrics, relay = Metrics(access_log.write), Relay(loop)
             endpoints = open_endpoints(config, metrics, upstreams, relay, loop)
-            app = open_app(config, prepare_policy(config), upstreams, relay, endpoints, loop)
+            app = open_router(config, prepare_policy(config), upstreams, relay, endpoints, loop)
             listener = Listener(bind_tcp("127.0.0.1", 0), app.dispatch, metrics.note)
             await listener.start(loop)
             try:

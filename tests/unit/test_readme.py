@@ -23,15 +23,10 @@ from kproxy.instances import daemon
 from tests.bench.report import BEGIN, END
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = (
-    "filters", "kube", "credentials", "upstream", "upstream/http2", "admin", "listeners", "instances",
-    "commands", "demo",
-)  # fmt: skip
-
-
-@cache
-def text() -> str:
-    return (ROOT / "README.md").read_text()
+PACKAGES = tuple(
+    str(path.parent.relative_to(ROOT / "kproxy"))
+    for path in sorted((ROOT / "kproxy").glob("*/**/__init__.py"))
+)
 
 
 @cache

@@ -13,7 +13,7 @@ from typing import cast
 
 from kproxy.config.schema import Config
 from kproxy.gateway.relay import Relay
-from kproxy.gateway.router import App, Prefixes
+from kproxy.gateway.router import Prefixes, Router
 from kproxy.kube.contexts import Contexts, Served
 from kproxy.kube.kubeconfig import Cluster, ResolvedContext, User
 from kproxy.listeners.binding import bind_tcp
@@ -22,6 +22,7 @@ from kproxy.policy.policy import Policy
 from kproxy.server.server import open_endpoints, open_upstream
 from kproxy.telemetry.metrics import Metrics
 from kproxy.upstream.table import Upstreams
+from kproxy.web.links import Links
 from tests.conformance.fuzz import strict
 from tests.conformance.fuzz.mutate import SWITCH, Plan, pieces
 
@@ -221,19 +222,16 @@ class Lane:
             self.loop,
         )
         self._relay = Relay(self.loop)
-        app = App(
+        router = Router(
             policy=Policy.compile(),
             prefixes=Prefixes(api="/", www=None),
-            relay=self._relay,
             upstreams=upstreams,
-            endpoints=open_endpoints(
-                Config(), Metrics(lambda exchange: None), upstreams, self._relay, self.loop
-            ),
-            static_root=None,
-            follows_symlinks=False,
-            loop=self.loop,
+            api=self._relay,
+            own=open_endpoints(Config(), Metrics(lambda exchange: None), upstreams, self._relay, self.loop),
+            www=None,
+            links=Links(),
         )
-        self._listener = Listener(bind_tcp("127.0.0.1", 0), app.dispatch, lambda exchange: self._count())
+        self._listener = Listener(bind_tcp("127.0.0.1", 0), router.dispatch, lambda exchange: self._count())
         await self._listener.start(self.loop)
         host, _, listening = self._listener.name.rpartition(":")
         self._address = (host, int(listening))
