@@ -30,6 +30,11 @@ PACKAGES = tuple(
 
 
 @cache
+def text() -> str:
+    return (ROOT / "README.md").read_text()
+
+
+@cache
 def fences() -> list[str]:
     """What stands in fenced blocks."""
     return re.findall(r"^~~~\w*\n(.*?)^~~~$", text(), re.MULTILINE | re.DOTALL)
