@@ -115,7 +115,7 @@ class Gateway:
     ) -> Response:
         """One request on a connection of its own."""
         client = await self.connect()
-        return await client.request(method, target, headers, body, host=host or self.host)
+        return await client.request(method, target, headers, body, host=self.host if host is None else host)
 
     async def start(
         self, method: str = "GET", target: str = "/api", headers: Sequence[tuple[str, str]] = ()

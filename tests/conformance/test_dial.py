@@ -126,9 +126,8 @@ async def test_socket_options() -> None:
 
 
 @on_both_loops
-async def test_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel asks at once and often, and for a while only: then all is as it was."""
-    monkeypatch.setattr(sockopts, "PROBING_SECONDS", 0.1)
+async def test_a_probe() -> None:
+    """The kernel asks at once and often, until all is put back as it was."""
     names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT")
     async with a_server(ca.server_context()) as server:
         transport, client = await a_dialer(*server.address).dial(Client, ca.client_context())
@@ -137,10 +136,11 @@ async def test_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
         def settings() -> list[int]:
             return [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
 
-        before, done = settings(), asyncio.Event()
-        sockopts.probe(transport, done.set)
+        before = settings()
+        restore = sockopts.probe(transport)
         assert settings() == [1, 1, 5, 0]
-        await done.wait()
+        assert restore is not None
+        restore()
         assert settings() == before
         transport.close()
         await client.closed()

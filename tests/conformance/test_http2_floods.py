@@ -24,7 +24,8 @@ from tests.support.patience import LAST_RESORT_SECONDS, standstill
 from tests.support.program import Program
 from tests.support.uploads import Upload
 
-FLOOD_BYTES = 60_000_000
+FLOOD_BYTES = 2_000_000_000
+"""More than passes while a flood is noticed and, after GOAWAY, listened to for 0.1 s."""
 GROWTH_BYTES = 15_000_000
 ASKED = 200
 LIMIT_SECONDS = 0.1

@@ -22,6 +22,8 @@ from tests.support.pki import CA
 from tests.support.program import ROOT, Program
 from tests.support.upstream import ByteUpstream, Connection, Request
 
+STARTS_ANEW = True  # a shell sets the limit of open files, and then becomes the program
+
 LIMIT = 256
 CLIENTS = 300
 REQUESTS = 150
