@@ -15,6 +15,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -698,7 +699,9 @@ def test_what_a_login_plugin_says_is_in_the_log_and_in_status(instances: Instanc
     plugin.does("yes '\033[31mno\033[0m' >&2 & sleep 0.3; kill $!; exit 1")
     deadline = time.monotonic() + LAST_RESORT_SECONDS
     # A plugin that has failed is not run again at once.
-    while "more than 64 KiB" not in (told := json.loads(get(address, "/again")[1])["message"] + instances.log()):
+    while "more than 64 KiB" not in (
+        told := json.loads(get(address, "/again")[1])["message"] + instances.log()
+    ):
         assert time.monotonic() < deadline, told
     assert max(log.stat().st_size, log.with_name("default.log.1").stat().st_size) <= 8192
 
