@@ -110,7 +110,7 @@ async def test_half_a_pair_leaves_the_old_one(files: Files) -> None:
                 assert (await seen_by(program))["cn"] == "alice"
                 await asyncio.sleep(0.02)
         (line,) = program.log_events(told)
-        assert "does not match" in line["error"]
+        assert "is not the key of" in line["error"]
         assert str(files.pair.key) in line["error"]
         assert await fresh_identity(program, files.server) == "alice"
         replace_file(files.pair.key, key)
