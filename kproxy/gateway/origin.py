@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from kproxy.errors import KproxyError
 from kproxy.gateway.client import Downstream
@@ -18,8 +17,7 @@ class Origin(Protocol):
         """Answer the request at hand. Raises KproxyError to have the call refused."""
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(NamedTuple):
     """What was decided for a request, and not done yet: who answers it, and what that origin has to know."""
 
     origin: Origin

@@ -22,18 +22,19 @@ MAX_JUDGED_BYTES = 64 * 1024
 _READING_BYTES = 100
 """What a reading costs beside its length."""
 
-_ESCAPE = re.compile("%[0-9A-Fa-f]{2}")
-_ESCAPE_OF_NO_SLASH = re.compile("%(?!2[Ff]|5[Cc])[0-9A-Fa-f]{2}")
-_ESCAPE_OF_UNRESERVED = re.compile("%(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|2[DdEe]|5[Ff]|7[Ee])")
+# Compiled by their first use: most paths can be read in one way only, and the start waits for nothing.
+_ESCAPE = "%[0-9A-Fa-f]{2}"
+_ESCAPE_OF_NO_SLASH = "%(?!2[Ff]|5[Cc])[0-9A-Fa-f]{2}"
+_ESCAPE_OF_UNRESERVED = "%(?:3[0-9]|[46][1-9A-Fa-f]|[57][0-9Aa]|2[DdEe]|5[Ff]|7[Ee])"
 # The WHATWG URL standard takes out the first, others take out more.
-_IGNORED = [re.compile(each) for each in (r"[\t\n\r]+", r"\0+", r"[\x00-\x1f\x7f]+", r"[\x00-\x20\x7f]+")]
+_IGNORED = (r"[\t\n\r]+", r"\0+", r"[\x00-\x1f\x7f]+", r"[\x00-\x20\x7f]+")
 # With one, two or four bytes too many; old decoders took six, and any byte for the second of two.
-_OVERLONG = re.compile(
+_OVERLONG = (
     "[\xc0\xc1][\x00-\xff]|\xe0[\x80\x81][\x80-\xbf]|\xf0\x80[\x80\x81][\x80-\xbf]"
     "|\xf8\x80\x80[\x80\x81][\x80-\xbf]|\xfc\x80\x80\x80[\x80\x81][\x80-\xbf]"
 )
 _SLASHES = {"\u2044": "/", "\u2215": "/", "\u2216": "\\"}
-_LOOKALIKE = re.compile("\xef\xbc[\x81-\xbf]|\xef\xbd[\x80-\x9e]|\xe2\x81\x84|\xe2\x88[\x95\x96]")
+_LOOKALIKE = "\xef\xbc[\x81-\xbf]|\xef\xbd[\x80-\x9e]|\xe2\x81\x84|\xe2\x88[\x95\x96]"
 
 _AMBIGUOUS = re.compile(r"[%;#\\\x00-\x20\x7f-\xff]|//|/\.|./\Z")
 
@@ -145,17 +146,17 @@ def _text(form: str) -> str:
 
 
 def _decoded(form: str) -> str:
-    return _ESCAPE.sub(_unescaped, form)
+    return re.sub(_ESCAPE, _unescaped, form)
 
 
 def _decoded_but_slashes(form: str) -> str:
     """As Apache has it with `AllowEncodedSlashes NoDecode`: dots may go while `%2F` is part of a name."""
-    return _ESCAPE_OF_NO_SLASH.sub(_unescaped, form)
+    return re.sub(_ESCAPE_OF_NO_SLASH, _unescaped, form)
 
 
 def _decoded_where_plain(form: str) -> str:
     """RFC 3986, 6.2.2.2, as in Envoy and HAProxy: dots may go while delimiters are part of a name."""
-    return _ESCAPE_OF_UNRESERVED.sub(_unescaped, form)
+    return re.sub(_ESCAPE_OF_UNRESERVED, _unescaped, form)
 
 
 def _unescaped(escape: re.Match[str]) -> str:
@@ -208,13 +209,13 @@ def _before(end: str, form: str) -> str:
     return form.partition(end)[0] or "/"
 
 
-def _without(ignored: re.Pattern[str], form: str) -> str:
-    return form if form.isprintable() and " " not in form else ignored.sub("", form)
+def _without(ignored: str, form: str) -> str:
+    return form if form.isprintable() and " " not in form else re.sub(ignored, "", form)
 
 
 def _with_overlong_ascii(form: str) -> str:
     """As decoders of UTF-8 do that leave out checks: `%C0%AF` is a slash (RFC 3629, section 10)."""
-    return form if form.isascii() else _OVERLONG.sub(_masked, form)
+    return form if form.isascii() else re.sub(_OVERLONG, _masked, form)
 
 
 def _masked(sequence: re.Match[str]) -> str:
@@ -223,7 +224,7 @@ def _masked(sequence: re.Match[str]) -> str:
 
 def _with_best_fits(form: str) -> str:
     """As Windows does for old code pages: full-width forms are ASCII, and other slashes are one."""
-    return form if form.isascii() else _LOOKALIKE.sub(_best_fit, form)
+    return form if form.isascii() else re.sub(_LOOKALIKE, _best_fit, form)
 
 
 def _best_fit(character: re.Match[str]) -> str:
